@@ -1,0 +1,56 @@
+"""The public operations: one line of checking, then `Function.apply`.  Pictures are (N, H, W, C)."""
+
+from .array import (
+    broadcast_to,
+    concatenate,
+    exp,
+    flatten,
+    log,
+    log_softmax,
+    maximum,
+    minimum,
+    one_hot,
+    pad,
+    relu,
+    sigmoid,
+    softmax,
+    sqrt,
+    stack,
+    tanh,
+    where,
+)
+from .image import avg_pool2d, conv2d, global_avg_pool2d, max_pool2d, pad2d, subsample_pad
+from .loss import cross_entropy, mse_loss
+from .norm import batch_norm, dropout, layer_norm, linear
+
+__all__ = [
+    "avg_pool2d",
+    "batch_norm",
+    "broadcast_to",
+    "concatenate",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "exp",
+    "flatten",
+    "global_avg_pool2d",
+    "layer_norm",
+    "linear",
+    "log",
+    "log_softmax",
+    "max_pool2d",
+    "maximum",
+    "minimum",
+    "mse_loss",
+    "one_hot",
+    "pad",
+    "pad2d",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "stack",
+    "subsample_pad",
+    "tanh",
+    "where",
+]

@@ -1,0 +1,78 @@
+"""Checks of arguments.  Each error shows the shapes and the arithmetic that does not work out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ArgumentError, ShapeError
+from ..kernels.window import Pair, arithmetic, extent, output_size
+from ..tensor import Tensor, as_tensor
+
+Size = int | tuple[int, int]
+
+
+def pair(value: Size, name: str, least: int) -> Pair:
+    """An int or a (rows, columns) pair as a pair of ints, each at least ``least``."""
+    both = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+    is_pair = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(v, int) for v in both)
+    if not is_pair or min(both) < least:
+        raise ArgumentError(f"{name} must be an integer of at least {least}, or a pair of them (rows, columns); got {value!r}.")
+    return both[0], both[1]
+
+
+def pictures(x: Any, caller: str) -> Tensor:
+    """x as a floating-point tensor of shape (N, H, W, C)."""
+    x = as_tensor(x)
+    if x.ndim != 4:
+        raise ShapeError(
+            f"{caller}: expected pictures (N, H, W, C), got shape {x.shape} with {x.ndim} axes."
+            + (" Add a batch axis: x[None]." if x.ndim == 3 else "")
+        )
+    return floating(x, caller)
+
+
+def floating(x: Any, caller: str) -> Tensor:
+    """x as a tensor, which must be of floating point."""
+    x = as_tensor(x)
+    if x.dtype.kind != "f":
+        raise ArgumentError(f"{caller}: expected floating point, got {x.dtype}. Convert it: x.astype('float32').")
+    return x
+
+
+def window_fits(caller: str, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair,
+                dilation: Pair = (1, 1)) -> None:  # fmt: skip
+    """Raise ShapeError if the window has no place at all in the padded picture."""
+    for axis, what in enumerate(("rows", "columns")):
+        size, window = x_shape[1 + axis], extent(kernel[axis], dilation[axis])
+        if output_size(size, kernel[axis], stride[axis], padding[axis], dilation[axis]) < 1:
+            sizes = kernel[axis], stride[axis], padding[axis], dilation[axis]
+            raise ShapeError(
+                f"{caller}: a window of {window} {what} does not fit a picture of {size} {what} with padding "
+                f"{padding[axis]}: {arithmetic(size, *sizes)} {what}. Use a smaller window or more padding."
+            )
+
+
+def same_dtype(caller: str, **tensors: Tensor | None) -> None:
+    """Raise ArgumentError unless all are of one dtype."""
+    dtypes = {name: str(t.dtype) for name, t in tensors.items() if t is not None}
+    if len(set(dtypes.values())) > 1:
+        raise ArgumentError(
+            f"{caller}: all arguments must have one dtype, got {', '.join(f'{n} {d}' for n, d in dtypes.items())}. "
+            "Convert with .astype(dtype), or the whole model with model.astype(dtype)."
+        )
+
+
+def probability(value: float, name: str) -> float:
+    """A number in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ArgumentError(f"{name} must be at least 0 and below 1, got {value!r}.")
+    return value
+
+
+def channels_match(caller: str, x: Tensor, **per_channel: Tensor) -> None:
+    """Raise ShapeError unless each tensor has one value for each channel of x, its last axis."""
+    for name, value in per_channel.items():
+        if value.shape != x.shape[-1:]:
+            raise ShapeError(
+                f"{caller}: {name} has shape {value.shape} but x {x.shape} has {x.shape[-1]} channels on its last axis."
+            )

@@ -1,0 +1,123 @@
+"""Convolution, pooling and padding of pictures (N, H, W, C)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ShapeError
+from ..ops.conv import Conv2d, SubsamplePad
+from ..ops.pool import AvgPool2d, MaxPool2d
+from ..tensor import Tensor, as_tensor
+from .array import pad
+from .checks import Size, floating, pair, pictures, same_dtype, window_fits
+
+
+def conv2d(
+    x: Any, w: Any, b: Any = None, stride: Size = 1, padding: Size = 0, dilation: Size = 1, groups: int = 1
+) -> Tensor:
+    """Convolve pictures with filters (cross-correlation: filters are not flipped).
+
+    Args:
+        x: pictures (N, H, W, C).
+        w: filters (KH, KW, C / groups, O).
+        b: a bias (O,), or None.
+        stride, padding, dilation: an int, or a pair (rows, columns).  Padding is with zeros on every side.
+        groups: input and output channels in this many groups that do not see each other; C for a depthwise convolution.
+
+    Returns:
+        (N, OH, OW, O) with OH = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1, and OW likewise: trailing pixels
+        that no window reaches are left out.
+
+    Raises:
+        ShapeError: wrong rank, channels that do not match, groups that do not divide, a window larger than the picture.
+    """
+    x, w = pictures(x, "conv2d"), floating(w, "conv2d")
+    b = None if b is None else floating(b, "conv2d")
+    stride, padding = pair(stride, "conv2d: stride", 1), pair(padding, "conv2d: padding", 0)
+    dilation = pair(dilation, "conv2d: dilation", 1)
+    if w.ndim != 4:
+        raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w.shape}.")
+    channels, out_channels = x.shape[3], w.shape[3]
+    if groups < 1 or channels % groups or out_channels % groups:
+        raise ShapeError(
+            f"conv2d: groups {groups} must divide both the {channels} channels of x and the {out_channels} filters of w."
+        )
+    if channels != w.shape[2] * groups:
+        raise ShapeError(
+            f"conv2d: x has {channels} channels but w expects {w.shape[2] * groups} "
+            f"(x {x.shape}, w {w.shape}, groups {groups})."
+        )
+    if b is not None and b.shape != (out_channels,):
+        raise ShapeError(f"conv2d: the bias has shape {b.shape} but w {w.shape} makes {out_channels} channels.")
+    window_fits("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    same_dtype("conv2d", x=x, w=w, b=b)
+    return Conv2d.apply(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def max_pool2d(x: Any, kernel: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
+    """The maximum of each window; of equal elements the first gets the gradient.  Padding never wins.
+
+    Args:
+        x: pictures (N, H, W, C).
+        kernel: the window, an int or (rows, columns).
+        stride: its step; the window itself if left out.
+        padding: at most half the window, so that every window sees a pixel.
+
+    Raises:
+        ShapeError: wrong rank, padding over half the window, or a window larger than the padded picture.
+    """
+    x, window = _pooled(x, kernel, stride, padding, "max_pool2d")
+    return MaxPool2d.apply(x, **window)
+
+
+def avg_pool2d(x: Any, kernel: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
+    """The mean of each window, the zeros of the padding counted as its cells.  Arguments as for `max_pool2d`."""
+    x, window = _pooled(x, kernel, stride, padding, "avg_pool2d")
+    return AvgPool2d.apply(x, **window)
+
+
+def _pooled(x, kernel, stride, padding, caller):
+    x, kernel = pictures(x, caller), pair(kernel, f"{caller}: kernel", 1)
+    stride = kernel if stride is None else pair(stride, f"{caller}: stride", 1)
+    padding = pair(padding, f"{caller}: padding", 0)
+    if padding[0] > kernel[0] // 2 or padding[1] > kernel[1] // 2:
+        raise ShapeError(
+            f"{caller}: padding {padding} is more than half of the window {kernel}, so that some windows would hold "
+            "padding only. Use less padding."
+        )
+    window_fits(caller, x.shape, kernel, stride, padding)
+    return x, {"kernel": kernel, "stride": stride, "padding": padding}
+
+
+def global_avg_pool2d(x: Any) -> Tensor:
+    """The mean over all pixels: (N, H, W, C) -> (N, C)."""
+    return pictures(x, "global_avg_pool2d").mean((1, 2))
+
+
+def pad2d(x: Any, padding: Size, value: float = 0.0) -> Tensor:
+    """A border of ``value`` around pictures (N, H, W, C): ``padding`` rows and columns on each side."""
+    rows, columns = pair(padding, "pad2d: padding", 0)
+    x = as_tensor(x)
+    if x.ndim != 4:
+        raise ShapeError(f"pad2d: expected pictures (N, H, W, C), got shape {x.shape}.")
+    return pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), value)
+
+
+def subsample_pad(x: Any, stride: Size, channels: int) -> Tensor:
+    """Every stride-th pixel, zero channels appended: the parameter-free shortcut (He et al. 2015, option A).
+
+    Args:
+        x: pictures (N, H, W, C).
+        stride: an int or a pair.
+        channels: how many the result has, at least C.
+
+    Returns:
+        (N, ceil(H / stride), ceil(W / stride), channels)
+    """
+    x = pictures(x, "subsample_pad")
+    if channels < x.shape[3]:
+        raise ShapeError(
+            f"subsample_pad: cannot pad {x.shape[3]} channels to {channels}: this shortcut only adds channels. "
+            "To have fewer use a projection (a 1x1 convolution)."
+        )
+    return SubsamplePad.apply(x, stride=pair(stride, "subsample_pad: stride", 1), channels=channels)

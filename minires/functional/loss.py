@@ -1,0 +1,62 @@
+"""Losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ArgumentError, ShapeError
+from ..ops.loss import REDUCTIONS, CrossEntropy, MSELoss
+from ..tensor import Tensor, as_tensor
+from .checks import floating, probability
+
+
+def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+    """-log softmax(logits)[label], stable for logits of any size.
+
+    Args:
+        logits: (N, K), not yet normalised.
+        labels: (N,) integers from 0 to K - 1.
+        label_smoothing: s in [0, 1): the target is 1 - s + s/K for the label and s/K for the others (Szegedy et al.
+            2016, section 7).
+        reduction: "mean" over the batch, "sum", or "none" for one loss for each example.
+
+    Raises:
+        ShapeError: shapes that do not match, or an empty batch.
+        ArgumentError: labels that are not integers or lie outside 0 to K - 1.
+    """
+    logits, labels = floating(logits, "cross_entropy"), as_tensor(labels).data
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ShapeError(
+            f"cross_entropy: expected logits (N, K) and labels (N,), got {logits.shape} and {labels.shape}."
+            + (" Labels are class numbers, not one-hot rows: labels.argmax(1)." if labels.ndim == 2 else "")
+        )
+    if labels.dtype.kind not in "iu":
+        raise ArgumentError(f"cross_entropy: labels must be integers, got {labels.dtype}.")
+    n, classes = logits.shape
+    if not n or not classes:
+        raise ShapeError(f"cross_entropy: nothing to average in logits of shape {logits.shape}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ArgumentError(f"cross_entropy: labels must be 0 to {classes - 1} for {classes} classes, got {low} to {high}.")
+    smoothing = probability(label_smoothing, "cross_entropy: label_smoothing")
+    _known(reduction, "cross_entropy")
+    return CrossEntropy.apply(logits, labels=labels, label_smoothing=smoothing, reduction=reduction)
+
+
+def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
+    """(prediction - target)^2, averaged over all elements, summed, or one for each.
+
+    Raises:
+        ShapeError: the two shapes differ; they are not broadcast, because that is nearly always a mistake.
+    """
+    prediction = floating(prediction, "mse_loss")
+    target = as_tensor(target).astype(prediction.dtype)
+    if prediction.shape != target.shape:
+        raise ShapeError(f"mse_loss: prediction {prediction.shape} and target {target.shape} must have one shape.")
+    _known(reduction, "mse_loss")
+    return MSELoss.apply(prediction, target, reduction=reduction)
+
+
+def _known(reduction: str, caller: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ArgumentError(f"{caller}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}.")

@@ -1,0 +1,111 @@
+"""Normalisation, dropout and the linear map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import default_generator
+from ..errors import ShapeError
+from ..ops.activation import Dropout
+from ..ops.loss import Linear
+from ..ops.norm import BatchNorm, FixedBatchNorm, LayerNorm
+from ..tensor import Tensor, as_tensor, no_grad
+from .checks import channels_match, floating, probability, same_dtype
+
+
+def linear(x: Any, w: Any, b: Any = None) -> Tensor:
+    """x @ w + b.
+
+    Args:
+        x: (..., I).
+        w: (I, O): inputs down, outputs across, so that no transpose is needed.
+        b: (O,), or None.
+    """
+    x, w = floating(x, "linear"), floating(w, "linear")
+    b = None if b is None else floating(b, "linear")
+    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[0]:
+        raise ShapeError(
+            f"linear: x {x.shape} @ w {w.shape} does not fit: the last axis of x must be as long as the first of w."
+        )
+    if b is not None and b.shape != w.shape[1:]:
+        raise ShapeError(f"linear: the bias has shape {b.shape} but w {w.shape} makes {w.shape[1]} outputs.")
+    same_dtype("linear", x=x, w=w, b=b)
+    return Linear.apply(x, w, b)
+
+
+def batch_norm(
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel to mean 0 and variance 1, then scale by gamma and shift by beta (Ioffe and Szegedy 2015).
+
+    Args:
+        x: (..., C); the moments are taken over all axes but the last.
+        gamma, beta: (C,).
+        running_mean, running_var: (C,), updated in place when training and used otherwise; None to keep none.
+        training: use the moments of this batch.  The batch is normalised with the biased variance; the running one
+            receives the unbiased estimate, as in PyTorch.
+        momentum: weight of this batch in the running statistics: r <- (1 - momentum) r + momentum new.
+        eps: added to the variance.
+
+    Raises:
+        ShapeError: shapes that do not match, or fewer than two values in a channel, which have no variance.
+    """
+    x, gamma, beta = floating(x, "batch_norm"), as_tensor(gamma), as_tensor(beta)
+    channels_match("batch_norm", x, gamma=gamma, beta=beta)
+    same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ShapeError("batch_norm: evaluation needs running_mean and running_var, got None. Pass training=True.")
+        channels_match("batch_norm", x, running_mean=running_mean, running_var=running_var)
+        return FixedBatchNorm.apply(x, gamma, beta, mean=running_mean.data, var=running_var.data, eps=eps)
+    count = x.size // max(1, x.shape[-1])
+    if count < 2:
+        raise ShapeError(
+            f"batch_norm: training needs at least two values for each channel to have a variance, but x {x.shape} has "
+            f"{count}. Use a larger batch, or model.eval()."
+        )
+    moments: list[Any] = []
+    y = BatchNorm.apply(x, gamma, beta, eps=eps, moments=moments)
+    if running_mean is not None and running_var is not None:
+        mean, var = moments
+        with no_grad():
+            running_mean += momentum * (mean - running_mean.data)
+            running_var += momentum * (var * (count / (count - 1)) - running_var.data)
+    return y
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Tensor:
+    """Normalise each example over its last axes, those that gamma and beta have (Ba, Kiros and Hinton 2016)."""
+    x, gamma, beta = floating(x, "layer_norm"), as_tensor(gamma), as_tensor(beta)
+    if not gamma.ndim or gamma.shape != beta.shape or x.shape[x.ndim - gamma.ndim :] != gamma.shape:
+        raise ShapeError(
+            f"layer_norm: gamma {gamma.shape} and beta {beta.shape} must have the shape of the last axes of x {x.shape}."
+        )
+    same_dtype("layer_norm", x=x, gamma=gamma, beta=beta)
+    return LayerNorm.apply(x, gamma, beta, eps=eps)
+
+
+def dropout(
+    x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None
+) -> Tensor:
+    """Set elements to zero with probability p and scale the others by 1 / (1 - p) (Srivastava et al. 2014).
+
+    Args:
+        x: any shape.
+        p: in [0, 1).
+        training: otherwise x is returned as it is.
+        generator: where the mask comes from; the default generator (see `minires.manual_seed`) if left out.
+    """
+    x = floating(x, "dropout")
+    if not probability(p, "dropout: p") or not training:
+        return x
+    return Dropout.apply(x, p=p, generator=generator or default_generator())

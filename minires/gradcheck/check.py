@@ -1,0 +1,172 @@
+"""gradcheck: is the backward pass the derivative of the forward pass?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..backend import asnumpy
+from ..errors import ArgumentError
+from ..nn import Module
+from ..tensor import Tensor, enable_grad, no_grad
+from .numeric import STEP, Probe
+from .report import InputReport, Report
+
+# more kinks than this share of the entries, and the point says too little about the backward
+_MAX_KINKS = 0.02
+
+
+def gradcheck(
+    fn: Callable[..., Tensor],
+    inputs: Mapping[str, Any],
+    seed: int = 0,
+    rtol: float = 1e-6,
+    max_entries: int | None = None,
+    zero: Collection[str] = (),
+    name: str | None = None,
+) -> Report:
+    """Compare the backward pass of ``fn`` with central differences of its forward pass, in float64.
+
+    The upstream gradient is random.  Ones would hide whatever sums to a constant: the whole input gradient of a batch
+    norm is zero for them, so that a backward returning nothing would pass.
+
+    Args:
+        fn: called with the inputs by name, ``fn(x=..., w=...)``, gives a Tensor of any shape.  Must be repeatable: make
+            dropout take a fresh generator with a fixed seed.  A `Module` is copied, and its parameters are checked too.
+        inputs: arrays or tensors by name.  Floating-point ones are copied as float64 and checked; others are passed on.
+        seed: of the upstream gradient, and of the choice of entries.
+        rtol: the largest relative error allowed, |a - n| / max(|a|, |n|, 0.001 max|n|) for each entry.
+        max_entries: measure at most so many entries of each input, chosen at random; all if None.
+        zero: names of inputs whose gradient is meant to be zero everywhere.  Any other such input fails, because
+            nothing was checked.
+        name: for the report.
+
+    Returns:
+        a `Report`: print it, ask ``.ok``, or call ``.assert_ok()``.
+
+    Raises:
+        ArgumentError: there is nothing to check, or the forward pass is not repeatable or changes its inputs.
+    """
+    name = name or getattr(fn, "__name__", type(fn).__name__)
+    tensors, others = _split(inputs)
+    if isinstance(fn, Module):
+        fn = copy.deepcopy(fn).astype(np.float64)
+        tensors |= {n: p for n, p in fn.named_parameters() if p.requires_grad}
+    call = {n: t for n, t in tensors.items() if n in inputs} | others
+    if not tensors:
+        raise ArgumentError(f"gradcheck {name}: none of the inputs is of floating point, so there is nothing to check.")
+
+    before = {n: t.numpy().copy() for n, t in tensors.items()}
+    with enable_grad():
+        output = fn(**call)
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        raise ArgumentError(
+            f"gradcheck {name}: the result is not a recorded Tensor. Compute it with operations of minires, without "
+            "no_grad() or .detach()."
+        )
+    # A stream of its own: default_rng(seed) may well have made x, and an upstream gradient equal to x is one of the few
+    # for which the input gradient of a batch norm vanishes.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x9AD,)))
+    upstream = rng.standard_normal(output.shape)
+    output.backward(upstream.copy())
+    analytic = {n: t.grad for n, t in tensors.items()}
+
+    def forward() -> np.ndarray:
+        with no_grad():
+            return asnumpy(fn(**call).data)
+
+    value = output.numpy().copy()
+    if not np.array_equal(forward(), value, equal_nan=True):
+        raise ArgumentError(
+            f"gradcheck {name}: two runs of the forward pass on the same inputs differ. Take randomness out, or give "
+            "it a generator made anew from a fixed seed in each call."
+        )
+    for n, t in tensors.items():
+        if not np.array_equal(t.numpy(), before[n], equal_nan=True):
+            raise ArgumentError(f"gradcheck {name}: the forward or backward pass changed its input {n} in place.")
+
+    report = Report(name, seed, rtol)
+    for n, t in tensors.items():
+        probe = Probe(forward, t.numpy(), upstream, value)
+        report.inputs[n] = _check_input(n, probe, analytic[n], rng, rtol, max_entries, n in zero)
+    return report
+
+
+def _split(inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inputs to be checked, as fresh float64 leaves, and the rest."""
+    tensors, others = {}, {}
+    for name, value in inputs.items():
+        array = value.numpy() if isinstance(value, Tensor) else value
+        array = np.asarray(array) if isinstance(array, float | list) else array
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            tensors[name] = Tensor(np.array(array, np.float64, order="K"), requires_grad=True)
+        else:
+            others[name] = value
+    return tensors, others
+
+
+def _check_input(
+    name: str,
+    probe: Probe,
+    grad: Any,
+    rng: np.random.Generator,
+    rtol: float,
+    max_entries: int | None,
+    meant_zero: bool,
+) -> InputReport:
+    shape, size = probe.array.shape, probe.array.size
+    analytic = np.zeros(shape) if grad is None else asnumpy(grad)
+    numeric = np.full(shape, np.nan)
+    report = InputReport(name, shape, "ok", analytic, numeric)
+
+    entries = np.arange(size)
+    if max_entries is not None and size > max_entries:
+        entries = np.sort(rng.choice(size, max_entries, replace=False))
+    indices = [tuple(int(i) for i in np.unravel_index(e, shape)) for e in entries]
+    for index in indices:
+        numeric[index] = probe.slopes(index).central
+    report.checked = len(indices)
+    if not indices:
+        return report
+
+    scale = np.nanmax(np.abs(numeric))
+    # what rounding alone can make of a difference
+    noise = 8 * np.finfo(np.float64).eps * np.linalg.norm(probe.output * probe.upstream) / STEP
+    if scale <= noise and np.abs(analytic).max() <= noise:
+        report.verdict = "ok" if meant_zero else "vacuous"
+        report.note = "" if meant_zero else (
+            "the measured gradient is zero everywhere, so nothing was checked. If that is meant, say "
+            f"zero=({name!r},); if not, choose inputs that reach the output."
+        )  # fmt: skip
+        return report
+
+    wrong = False
+    for index in indices:
+        a, n = analytic[index], numeric[index]
+        floor = max(abs(a), abs(n), 1e-3 * scale)
+        if not abs(a - n) <= rtol * floor:  # also true for NaN
+            verdict, numeric[index] = probe.judge(index, a, rtol * floor)
+            wrong |= verdict == "wrong"
+            if verdict == "kink":
+                report.kinks.append(index)
+
+    measured = ~np.isnan(numeric)
+    for index in report.kinks:
+        measured[index] = False
+    if measured.any():
+        difference = np.where(measured, np.abs(analytic - numeric), 0.0)
+        errors = difference / np.maximum(np.maximum(np.abs(analytic), np.where(measured, np.abs(numeric), 0)), 1e-3 * scale)
+        report.worst = tuple(int(i) for i in np.unravel_index(np.nanargmax(errors), shape))
+        report.error = float(errors[report.worst])
+        report.norm_error = float(np.linalg.norm(difference) / max(np.linalg.norm(numeric[measured]), 1e-300))
+    if grad is None:
+        report.verdict, report.note = "missing", "backward returned no gradient for this input, but the output depends on it."
+    elif wrong or not np.isfinite(analytic).all():
+        report.verdict = "FAIL"
+    elif len(report.kinks) > _MAX_KINKS * len(indices):
+        report.verdict = "inconclusive"
+        report.note = "too many entries lie at a kink (ReLU at 0, ties in max): check at another point."
+    return report

@@ -1,0 +1,63 @@
+"""The hot loops: plain arrays in, plain arrays out.  No kernel knows a Tensor, and no operation knows which kernel runs.
+
+Every set has the same functions with the same arguments:
+
+    relu(x), relu_dx(dy, y)
+    conv2d(x, w, b, stride, padding, dilation, groups)
+    conv2d_dx(dy, w, x_shape, ...), conv2d_dw(dy, x, w_shape, ...), channel_sum(x)
+    max_pool2d(x, kernel, stride, padding) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)
+    avg_pool2d(x, kernel, stride, padding);  avg_pool2d_dx(dy, x_shape, ...)
+    batch_norm(x, gamma, beta, eps) -> y, mean, var;  batch_norm_backward(dy, x, gamma, mean, var, eps)
+    cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
+
+``reference`` is the definition, in loops to be read; ``numpy`` is fast.  Tests hold them equal.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import ModuleType
+from typing import Any
+
+from ..errors import ArgumentError
+from . import numpy as _numpy
+from . import reference as _reference
+
+KERNELS: dict[str, ModuleType] = {"reference": _reference, "numpy": _numpy}
+
+
+class _Choice(threading.local):
+    name = "numpy"
+
+
+_choice = _Choice()
+
+
+def active() -> ModuleType:
+    """The set of kernels in use in this thread."""
+    return KERNELS[_choice.name]
+
+
+class use_kernels:  # noqa: N801 - reads as a statement: with use_kernels("reference"):
+    """Compute with another set of kernels inside a ``with`` block, in this thread.
+
+    Args:
+        name: ``"reference"`` (plain loops, the definition) or ``"numpy"`` (vectorised, the default).
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in KERNELS:
+            raise ArgumentError(f"use_kernels: there are no kernels {name!r}; choose one of {', '.join(KERNELS)}.")
+        self._name = name
+        self._before: list[str] = []
+
+    def __enter__(self) -> use_kernels:
+        self._before.append(_choice.name)
+        _choice.name = self._name
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _choice.name = self._before.pop()
+
+
+__all__ = ["KERNELS", "active", "use_kernels"]

@@ -1,0 +1,31 @@
+"""Residual networks and their plain twins."""
+
+from .blocks import BasicBlock, Bottleneck, IdentityShortcut, ProjectionShortcut, make_shortcut
+from .resnet import (
+    ResNet,
+    build,
+    cifar_resnet,
+    imagenet_resnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+)
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "IdentityShortcut",
+    "ProjectionShortcut",
+    "ResNet",
+    "build",
+    "cifar_resnet",
+    "imagenet_resnet",
+    "make_shortcut",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+]

@@ -1,0 +1,246 @@
+"""Module: parameters, buffers and modules inside modules, under the names they were assigned to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: it requires a gradient, and assigning it to an attribute registers it."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True, dtype: Any = None) -> None:
+        super().__init__(data, requires_grad, dtype)
+
+
+class Module:
+    """A part of a network.  Assign parameters and modules to attributes, and say in `forward` what is computed.
+
+        class Block(nn.Module):
+            def __init__(self, channels):
+                self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+            def forward(self, x):
+                return F.relu(self.conv(x)) + x
+
+    Everything is kept and visited in the order of assignment.
+    """
+
+    training: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Module:
+        # here rather than in __init__, so that a subclass that forgets super().__init__() works all the same
+        self = super().__new__(cls)
+        for name, value in (("_parameters", {}), ("_buffers", {}), ("_modules", {}), ("_hooks", []), ("training", True)):
+            object.__setattr__(self, name, value)
+        return self
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module computes; called through ``module(x)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward method.")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        output = self.forward(*inputs, **options)
+        for hook in list(self._hooks):
+            replaced = hook(self, inputs, output)
+            output = output if replaced is None else replaced
+        return output
+
+    def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> Callable[[], None]:
+        """Call ``hook(module, inputs, output)`` after each forward; what it returns, if anything, replaces the output.
+
+        Returns:
+            a function that takes the hook off again.
+        """
+        self._hooks.append(hook)
+        return lambda: self._hooks.remove(hook) if hook in self._hooks else None
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, list | tuple) and any(isinstance(v, Module | Parameter) for v in value):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: the modules in a plain {type(value).__name__} would not be found by "
+                "parameters(). Use nn.Sequential(*modules), which can be indexed and iterated."
+            )
+        homes = {"_parameters": Parameter, "_modules": Module}
+        home = next((h for h, kind in homes.items() if isinstance(value, kind)), None)
+        if home is None and name in self._buffers and isinstance(value, Tensor):
+            home = "_buffers"
+        for other in ("_parameters", "_buffers", "_modules"):
+            if other != home:
+                getattr(self, other).pop(name, None)
+        if home is None:
+            object.__setattr__(self, name, value)
+        else:
+            self.__dict__.pop(name, None)
+            getattr(self, home)[name] = value
+
+    def __getattr__(self, name: str) -> Any:  # only called when the usual places do not have it
+        for home in ("_parameters", "_buffers", "_modules"):
+            found = self.__dict__.get(home, {})
+            if name in found:
+                return found[name]
+        near = difflib.get_close_matches(name, dir(self), 1)
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+
+    def __delattr__(self, name: str) -> None:
+        for home in (self._parameters, self._buffers, self._modules):
+            if home.pop(name, None) is not None:
+                return
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._parameters, *self._buffers, *self._modules]
+
+    def register_buffer(self, name: str, value: Any) -> None:
+        """Keep a tensor that is saved with the module but not learned, such as a running mean."""
+        self.__dict__.pop(name, None)
+        self._buffers[name] = value if isinstance(value, Tensor) else Tensor(value)
+
+    # -- what is inside -----------------------------------------------------------------------------------------------
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, each before its own: ``("", self), ("stem", ...), ("stem.conv", ...)``."""
+        yield prefix, self
+        for name, module in self._modules.items():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator[Module]:
+        """`named_modules` without the names."""
+        return (module for _, module in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly inside this one."""
+        return iter(self._modules.items())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names, a shared one once, under its first name."""
+        return self._named("_parameters")
+
+    def parameters(self) -> Iterator[Parameter]:
+        """`named_parameters` without the names."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """All buffers with their dotted names."""
+        return self._named("_buffers")
+
+    def _named(self, home: str) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, value in getattr(module, home).items():
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{prefix}.{name}" if prefix else name), value
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers by name: later training does not change them."""
+        return {name: t.numpy().copy() for name, t in (*self.named_parameters(), *self.named_buffers())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set every parameter and buffer from `state_dict`.  All or nothing.
+
+        Raises:
+            CheckpointError: a name is missing or unknown, or a shape differs; nothing was changed.
+        """
+        own = dict((*self.named_parameters(), *self.named_buffers()))
+        problems = [f"missing {n}" for n in own if n not in state] + [f"unknown {n}" for n in state if n not in own]
+        problems += [
+            f"{n} is {np.shape(state[n])} here and {t.shape} in the model"
+            for n, t in own.items()
+            if n in state and np.shape(state[n]) != t.shape
+        ]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise CheckpointError(f"these weights are of another model than {type(self).__name__}: {shown}.")
+        for name, t in own.items():
+            t.data[...] = state[name]
+            t.data = t.data  # an in-place change: a graph that saved the old values must not use the new ones
+
+    def astype(self, dtype: Any) -> Module:
+        """Convert all parameters and buffers, in place; gradients are dropped."""
+        for _, t in (*self.named_parameters(), *self.named_buffers()):
+            if t.dtype.kind == "f":
+                t.__init__(t.data.astype(dtype), t.requires_grad)  # type: ignore[misc]
+        return self
+
+    # -- switches -----------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Module:
+        """Training behaviour (batch moments, dropout) here and in all modules inside."""
+        for module in self.modules():
+            object.__setattr__(module, "training", mode)
+        return self
+
+    def eval(self) -> Module:
+        """Evaluation behaviour: running statistics, no dropout."""
+        return self.train(False)
+
+    def apply(self, function: Callable[[Module], Any]) -> Module:
+        """Call ``function`` on every module inside, innermost first, and on this one."""
+        for _, module in self.named_children():
+            module.apply(function)
+        function(self)
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Freeze (False) or unfreeze all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        return ""
+
+    def __repr__(self) -> str:
+        inside = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self.named_children()]
+        if not inside:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        return f"{type(self).__name__}({self.extra_repr()}\n  " + "\n  ".join(inside) + "\n)"
+
+
+class Sequential(Module):
+    """Modules one after the other; can be indexed, sliced and iterated."""
+
+    def __init__(self, *modules: Module) -> None:
+        for i, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: argument {i} is {type(module).__name__}, not a Module.")
+            setattr(self, str(i), module)
+
+    def forward(self, x: Any) -> Any:
+        """Each module on the output of the one before."""
+        for module in self:
+            x = module(x)
+        return x
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(list(self._modules.values()))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        chosen = list(self._modules.values())[index]
+        return Sequential(*chosen) if isinstance(index, slice) else chosen
+
+

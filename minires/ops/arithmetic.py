@@ -1,0 +1,300 @@
+"""Arithmetic, element by element, and the matrix product.
+
+Either operand may be a number or a plain array; gradients are summed back over broadcast axes.
+"""
+
+from __future__ import annotations
+
+from ..backend import array_module
+from ..errors import ShapeError
+from ..tensor import Function
+from .broadcast import floating, unbroadcast
+
+
+def _broadcasting(name, symbol, a, b, compute):
+    """Run `compute`, and if the shapes do not broadcast say so in a sentence."""
+    try:
+        return compute(a, b)
+    except ValueError as error:
+        if "broadcast" not in str(error):
+            raise
+        raise ShapeError(
+            f"{name}: the shapes {a.shape} and {b.shape} do not broadcast in a {symbol} b. Aligned from the right, "
+            "each pair of lengths must be equal or contain a 1."
+        ) from None
+
+
+def _shape(x):
+    return getattr(x, "shape", ())
+
+
+class Add(Function, operator="add"):
+    """y = a + b.  Keeps only the two shapes."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.shapes = _shape(a), _shape(b)
+        return _broadcasting("add", "+", a, b, lambda a, b: a + b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return tuple(unbroadcast(dy, s) if n else None for s, n in zip(ctx.shapes, ctx.needs_input_grad, strict=True))
+
+
+class Subtract(Function, operator="subtract"):
+    """y = a - b."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.shapes = _shape(a), _shape(b)
+        return _broadcasting("subtract", "-", a, b, lambda a, b: a - b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        da = unbroadcast(dy, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
+        db = unbroadcast(-dy, ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        return da, db
+
+
+class Multiply(Function, operator="multiply"):
+    """y = a * b, so da = dy * b and db = dy * a."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        wants_a, wants_b = ctx.needs_input_grad
+        ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
+        ctx.shapes = _shape(a), _shape(b)
+        return _broadcasting("multiply", "*", a, b, lambda a, b: a * b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        da = unbroadcast(dy * b, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
+        db = unbroadcast(dy * a, ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        return da, db
+
+
+class Divide(Function, operator="divide"):
+    """y = a / b, so da = dy / b and db = -dy * a / b^2.  Integers are divided as float32."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
+        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
+        ctx.shapes = _shape(a), _shape(b)
+        return _broadcasting("divide", "/", a, b, lambda a, b: a / b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        da = unbroadcast(dy / b, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
+        db = unbroadcast(-dy * a / (b * b), ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        return da, db
+
+
+class Power(Function, operator="power"):
+    """y = a^b, so da = dy * b * a^(b-1) and db = dy * y * log(a).
+
+    At a = 0 the limits are taken: da = 0 for b = 0 (where a^b is the constant 1), and db = 0.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b):
+        y = _broadcasting("power", "**", a, b, lambda a, b: a**b)
+        ctx.save_for_backward(a, b, y if ctx.needs_input_grad[1] else None)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b, y = ctx.saved
+        xp = array_module(dy)
+        da = db = None
+        if ctx.needs_input_grad[0]:
+            slope = b * a ** xp.where(b == 0, xp.ones_like(b), b - 1)  # b = 0: 0 * a^1, never 0 * a^-1
+            da = unbroadcast(dy * slope, a.shape)
+        if ctx.needs_input_grad[1]:
+            log_a = xp.log(xp.where(a == 0, xp.ones_like(a), a))
+            db = unbroadcast(dy * y * log_a, b.shape)
+        return da, db
+
+
+class MatMul(Function, operator="matmul"):
+    """y = a @ b over the last two axes, any leading axes broadcast; a or b may be a vector, as in NumPy.
+
+    For matrices da = dy @ b^T and db = a^T @ dy.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b):
+        if not (a.ndim and b.ndim) or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+            raise ShapeError(
+                f"matmul: {a.shape} @ {b.shape} does not fit: the last axis of the first must be as long as the "
+                "last but one of the second."
+            )
+        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
+        ctx.shapes = a.shape, b.shape
+        return _broadcasting("matmul", "@", a, b, lambda a, b: a @ b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        shape_a, shape_b = ctx.shapes
+        if len(shape_b) == 1:  # a vector on the right is a column that the result does not keep
+            dy = dy[..., None]
+        if len(shape_a) == 1:  # and one on the left a row
+            dy = dy[..., None, :]
+        da = db = None
+        if ctx.needs_input_grad[0]:
+            columns = b[:, None] if b.ndim == 1 else b
+            da = dy @ columns.swapaxes(-1, -2)
+            da = unbroadcast(da, (1, *shape_a)).reshape(shape_a) if len(shape_a) == 1 else unbroadcast(da, shape_a)
+        if ctx.needs_input_grad[1]:
+            rows = a[None, :] if a.ndim == 1 else a
+            db = rows.swapaxes(-1, -2) @ dy
+            db = unbroadcast(db, (*shape_b, 1)).reshape(shape_b) if len(shape_b) == 1 else unbroadcast(db, shape_b)
+        return da, db
+
+
+class Negative(Function, operator="negative"):
+    """y = -x."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return -x
+
+    @staticmethod
+    def backward(ctx, dy):
+        return -dy
+
+
+class Abs(Function, operator="abs"):
+    """y = |x|; the derivative at 0 is taken as 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return abs(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        return dy * array_module(x).sign(x)
+
+
+class Exp(Function, operator="exp"):
+    """y = e^x, its own derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = array_module(x).exp(floating(x))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved
+        return dy * y
+
+
+class Log(Function, operator="log"):
+    """y = log(x), so dx = dy / x."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = floating(x)
+        ctx.save_for_backward(x)
+        return array_module(x).log(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        return dy / x
+
+
+class Sqrt(Function, operator="sqrt"):
+    """y = sqrt(x), so dx = dy / (2 y)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = array_module(x).sqrt(floating(x))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved
+        return dy / (2 * y)
+
+
+class Maximum(Function, operator="maximum"):
+    """y = max(a, b) element by element; where they are equal the gradient goes to a."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        y = _broadcasting("maximum", "max", a, b, array_module(a, b).maximum)
+        ctx.save_for_backward(a, b)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        return unbroadcast(dy * (a >= b), _shape(a)), unbroadcast(dy * (a < b), _shape(b))
+
+
+class Minimum(Function, operator="minimum"):
+    """y = min(a, b) element by element; where they are equal the gradient goes to a."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        y = _broadcasting("minimum", "min", a, b, array_module(a, b).minimum)
+        ctx.save_for_backward(a, b)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved
+        return unbroadcast(dy * (a <= b), _shape(a)), unbroadcast(dy * (a > b), _shape(b))
+
+
+class Clip(Function, operator="clip"):
+    """y = min(max(x, low), high), either bound None for none.  The gradient passes where low <= x <= high."""
+
+    @staticmethod
+    def forward(ctx, x, *, low, high):
+        ctx.save_for_backward(x)
+        ctx.low, ctx.high = low, high
+        y = x if low is None else array_module(x).maximum(x, x.dtype.type(low))
+        return y if high is None else array_module(x).minimum(y, x.dtype.type(high))
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved
+        inside = True if ctx.low is None else x >= ctx.low
+        return dy * (inside if ctx.high is None else inside & (x <= ctx.high))
+
+
+class Where(Function, operator="where"):
+    """y = a where the condition holds, b elsewhere."""
+
+    @staticmethod
+    def forward(ctx, a, b, *, condition):
+        ctx.save_for_backward(condition)
+        ctx.shapes = _shape(a), _shape(b)
+        return array_module(condition, a, b).where(condition, a, b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (condition,) = ctx.saved
+        return unbroadcast(dy * condition, ctx.shapes[0]), unbroadcast(dy * ~condition, ctx.shapes[1])
+
+
+class AsType(Function, operator="astype"):
+    """The same values in another dtype; the walk returns the gradient in the dtype of the input."""
+
+    @staticmethod
+    def forward(ctx, x, *, dtype):
+        return x.astype(dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy

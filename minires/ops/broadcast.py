@@ -1,0 +1,36 @@
+"""What broadcasting does to gradients."""
+
+from __future__ import annotations
+
+from ..backend import Array, array_module
+
+
+def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient back to the shape that an operand had before it was broadcast.
+
+    An element used k times receives the sum of k gradients: broadcasting copies, and the adjoint of a copy is a sum.
+    """
+    if grad.shape == shape:
+        return grad
+    added = grad.ndim - len(shape)
+    stretched = tuple(i + added for i, length in enumerate(shape) if length == 1 and grad.shape[i + added] != 1)
+    return grad.sum(axis=tuple(range(added)) + stretched).reshape(shape)
+
+
+def normalise_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """``axis`` as a sorted tuple of non-negative axes; None means all of them."""
+    if axis is None:
+        return tuple(range(ndim))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} does not exist in an array of {ndim} axes: use {-ndim} to {ndim - 1}.")
+    unique = sorted({a % ndim for a in axes})
+    if len(unique) != len(axes):
+        raise ValueError(f"axis {axis} names the same axis twice.")
+    return tuple(unique)
+
+
+def floating(x: Array) -> Array:
+    """Integers and booleans as float32, the default; floating point as it is."""
+    return x if x.dtype.kind == "f" else x.astype(array_module(x).float32)

@@ -1,0 +1,158 @@
+"""Operations that move elements without changing them.  Their derivatives move the gradients back."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..backend import array_module
+from ..errors import ArgumentError, ShapeError
+from ..tensor import Function
+from .broadcast import normalise_axes, unbroadcast
+
+
+class Reshape(Function, operator="reshape"):
+    """The same elements, in the same (C) order, in another shape."""
+
+    @staticmethod
+    def forward(ctx, x, *, shape):
+        ctx.shape = x.shape
+        try:
+            return x.reshape(shape)
+        except ValueError:
+            raise ShapeError(f"reshape: {x.size} elements of shape {x.shape} do not fill the shape {shape}.") from None
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy.reshape(ctx.shape)
+
+
+class Flatten(Function, operator="flatten"):
+    """Axes from ``start_axis`` on made one."""
+
+    @staticmethod
+    def forward(ctx, x, *, start_axis):
+        ctx.shape = x.shape
+        return x.reshape(*x.shape[:start_axis], prod(x.shape[start_axis:]))
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy.reshape(ctx.shape)
+
+
+class Transpose(Function, operator="transpose"):
+    """Axes in another order; the gradient goes through the inverse order."""
+
+    @staticmethod
+    def forward(ctx, x, *, axes):
+        ctx.axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+        if sorted(ctx.axes) != list(range(x.ndim)):
+            raise ShapeError(f"transpose: {axes} is not an order of the {x.ndim} axes of a tensor of shape {x.shape}.")
+        return x.transpose(ctx.axes)
+
+    @staticmethod
+    def backward(ctx, dy):
+        inverse = [0] * len(ctx.axes)
+        for to, source in enumerate(ctx.axes):
+            inverse[source] = to
+        return dy.transpose(inverse)
+
+
+class GetItem(Function, operator="getitem"):
+    """y = x[index], with NumPy's indices: slices, integers, None, ..., integer and boolean arrays.
+
+    An integer array may name an element several times; its gradient is then the sum over them.
+    """
+
+    @staticmethod
+    def forward(ctx, x, *, index):
+        ctx.shape, ctx.index = x.shape, index
+        return x[index]
+
+    @staticmethod
+    def backward(ctx, dy):
+        xp = array_module(dy)
+        dx = xp.zeros(ctx.shape, dy.dtype)
+        parts = ctx.index if isinstance(ctx.index, tuple) else (ctx.index,)
+        if any(_may_repeat(part) for part in parts):
+            xp.add.at(dx, ctx.index, dy)
+        else:
+            dx[ctx.index] = dy
+        return dx
+
+
+def _may_repeat(part):
+    """Whether an index can name the same element twice: lists and integer arrays can, slices and masks cannot."""
+    return isinstance(part, list | tuple) or (getattr(part, "ndim", 0) > 0 and part.dtype.kind != "b")
+
+
+class BroadcastTo(Function, operator="broadcast_to"):
+    """Repeat along new axes and axes of length 1, without copying."""
+
+    @staticmethod
+    def forward(ctx, x, *, shape):
+        ctx.shape = x.shape
+        try:
+            return array_module(x).broadcast_to(x, shape)
+        except ValueError:
+            raise ShapeError(
+                f"broadcast_to: {x.shape} does not broadcast to {shape}: aligned from the right, each length must be "
+                "equal or 1."
+            ) from None
+
+    @staticmethod
+    def backward(ctx, dy):
+        return unbroadcast(dy, ctx.shape)
+
+
+class Concatenate(Function, operator="concatenate"):
+    """Tensors end to end along an axis; each gets its part of the gradient."""
+
+    @staticmethod
+    def forward(ctx, *arrays, axis):
+        shapes = [a.shape for a in arrays]
+        (ctx.axis,) = normalise_axes(axis, arrays[0].ndim)
+        trimmed = {s[: ctx.axis] + s[ctx.axis + 1 :] for s in shapes}
+        if len({len(s) for s in shapes}) > 1 or len(trimmed) > 1:
+            raise ShapeError(f"concatenate: the shapes {shapes} differ outside axis {axis}.")
+        ctx.lengths = [s[ctx.axis] for s in shapes]
+        return array_module(*arrays).concatenate(arrays, ctx.axis)
+
+    @staticmethod
+    def backward(ctx, dy):
+        grads, start = [], 0
+        for length in ctx.lengths:
+            grads.append(dy[(slice(None),) * ctx.axis + (slice(start, start + length),)])
+            start += length
+        return tuple(grads)
+
+
+class Stack(Function, operator="stack"):
+    """Tensors of one shape along a new axis."""
+
+    @staticmethod
+    def forward(ctx, *arrays, axis):
+        if len({a.shape for a in arrays}) > 1:
+            raise ShapeError(f"stack: all shapes must be equal, got {[a.shape for a in arrays]}.")
+        (ctx.axis,) = normalise_axes(axis, arrays[0].ndim + 1)
+        return array_module(*arrays).stack(arrays, ctx.axis)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return tuple(array_module(dy).moveaxis(dy, ctx.axis, 0))
+
+
+class Pad(Function, operator="pad"):
+    """A constant border; the gradient is cropped back."""
+
+    @staticmethod
+    def forward(ctx, x, *, widths, value):
+        if len(widths) != x.ndim or any(before < 0 or after < 0 for before, after in widths):
+            raise ArgumentError(
+                f"pad: expected a pair (before, after) of non-negative widths for each of the {x.ndim} axes, got {widths}."
+            )
+        ctx.inside = tuple(slice(before, before + length) for (before, _), length in zip(widths, x.shape, strict=True))
+        return array_module(x).pad(x, widths, constant_values=value)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy[ctx.inside]

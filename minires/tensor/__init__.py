@@ -1,0 +1,18 @@
+"""The engine: Tensor, Function, the backward walk, and the switches of recording."""
+
+from .function import Function
+from .graph import Node
+from .modes import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from .tensor import Tensor, as_tensor, tensor
+
+__all__ = [
+    "Function",
+    "Node",
+    "Tensor",
+    "as_tensor",
+    "detect_anomaly",
+    "enable_grad",
+    "is_grad_enabled",
+    "no_grad",
+    "tensor",
+]

@@ -1,0 +1,101 @@
+"""Function: an operation and its derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, array_module
+from ..errors import ArgumentError
+from .graph import Node, check_finite, storage
+from .modes import modes
+from .tensor import OPERATIONS, Tensor
+
+
+class Function:
+    """An operation with a hand-written derivative.  Every built-in is one, and yours can be:
+
+        class Cube(minires.Function):
+            @staticmethod
+            def forward(ctx, x):                 # plain arrays in, one plain array out
+                ctx.save_for_backward(x)         # only what backward needs
+                return x**3
+
+            @staticmethod
+            def backward(ctx, grad):             # one gradient for each input of forward
+                (x,) = ctx.saved
+                return 3 * x**2 * grad
+
+        y = Cube.apply(x)
+
+    Positional arguments of `apply` are inputs, each with a gradient (None where there is none); keyword arguments are
+    options that ``forward`` receives as they are.  ``ctx.needs_input_grad[i]`` says whether input i's gradient is
+    wanted.  ``forward`` must not change its inputs.
+    """
+
+    def __init_subclass__(cls, operator: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if operator is not None:
+            if operator in OPERATIONS:
+                raise ArgumentError(f"{cls.__name__}: the operator name {operator!r} is taken by {OPERATIONS[operator]}.")
+            OPERATIONS[operator] = cls
+
+    @staticmethod
+    def forward(ctx: Node, *inputs: Any, **options: Any) -> Array:
+        """Compute the output from plain arrays; numbers and None arrive as they were given."""
+        raise NotImplementedError("a Function needs a static method forward(ctx, *inputs)")
+
+    @staticmethod
+    def backward(ctx: Node, grad: Array) -> Any:
+        """From dL/d(output) the gradient of each input: one array, or a tuple with one entry for each input."""
+        raise NotImplementedError("a Function needs a static method backward(ctx, grad)")
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Tensor:
+        """Run `forward`, and record it if an input requires a gradient."""
+        arrays, parents, tensors = [], [], []
+        recording = modes.grad_enabled
+        for x in inputs:
+            if isinstance(x, Tensor):
+                tensors.append(x)
+                arrays.append(x._data)
+                wanted = recording and x.requires_grad
+                parents.append((x if x._node is None else x._node) if wanted else None)
+            else:
+                arrays.append(x)
+                parents.append(None)
+        node = Node(cls, tuple(p is not None for p in parents))
+        data = cls.forward(node, *arrays, **options)
+        if type(data) is not np.ndarray:
+            data = _as_output(cls, data, arrays)
+
+        output = Tensor(data)
+        owner = storage(data)
+        for x in tensors:
+            if storage(x._data) is owner:  # a view: changing one changes the other
+                output._version = x._version
+        if modes.anomaly:
+            check_finite(data, f"forward: {cls.__name__}", node.call_site, [a for a in arrays if hasattr(a, "dtype")])
+        if any(node.needs_input_grad) and data.dtype.kind == "f":
+            node.parents = tuple(parents)
+            node.like = data.shape, data.dtype
+            tensors.append(output)
+            node.watch(tensors)
+            output.requires_grad = True
+            output._node = node
+        return output
+
+
+def _as_output(cls: type[Function], data: Any, arrays: list[Any]) -> Array:
+    if isinstance(data, tuple | list) or data is None or isinstance(data, Tensor):
+        raise TypeError(
+            f"{cls.__name__}.forward returned {type(data).__name__}; it must return one plain array. "
+            "For several results use several Functions, or one array that holds them all."
+        )
+    xp = array_module(data, *arrays)
+    array = xp.asarray(data)  # NumPy gives a scalar, not a 0-d array, for a full reduction
+    floats = [a.dtype for a in arrays if getattr(a, "dtype", None) is not None and a.dtype.kind == "f"]
+    if array.dtype.kind == "f" and floats and array.dtype not in floats:
+        array = array.astype(xp.result_type(*floats))  # NumPy 1 widens such scalars to float64
+    return array

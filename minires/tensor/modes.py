@@ -1,0 +1,79 @@
+"""Switches that change how operations are recorded: no_grad, enable_grad, detect_anomaly.  One set for each thread."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class _Modes(threading.local):
+    grad_enabled = True
+    anomaly = False
+
+
+modes = _Modes()
+
+
+class _Switch:
+    """Sets one attribute of `modes` inside a ``with`` block or a decorated function, and puts the old value back."""
+
+    attribute: str
+    value: bool
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []  # a stack: the same object may be entered again inside itself
+
+    def __enter__(self) -> _Switch:
+        self._before.append(getattr(modes, self.attribute))
+        setattr(modes, self.attribute, self.value)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        setattr(modes, self.attribute, self._before.pop())
+
+    def __call__(self, function: Callable) -> Callable:
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"{type(self).__name__} cannot decorate the generator {function.__name__}: its body runs after the "
+                "decorator has returned. Use a with block inside it."
+            )
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with type(self)():
+                return function(*args, **kwargs)
+
+        return inside
+
+
+class no_grad(_Switch):  # noqa: N801 - the name the field knows
+    """Record nothing: ``with no_grad(): ...`` or ``@no_grad()``.  Results do not require gradients."""
+
+    attribute, value = "grad_enabled", False
+
+
+class enable_grad(_Switch):  # noqa: N801
+    """Record again inside a `no_grad` block: ``with enable_grad(): ...`` or ``@enable_grad()``."""
+
+    attribute, value = "grad_enabled", True
+
+
+class detect_anomaly(_Switch):  # noqa: N801
+    """Stop at the first NaN or infinity, forward or backward, naming the operation and the line that called it.
+
+    Arrays that an operation saves are fingerprinted as well, so that one changed behind the engine's back
+    (``x.numpy()[0] = 5``) is caught before it gives a wrong gradient.  Costs time: use it to find a bug, then remove it.
+
+    Raises:
+        AnomalyError: from the operation that produced the value, or from ``backward()`` in its backward.
+    """
+
+    attribute, value = "anomaly", True
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded in this thread."""
+    return modes.grad_enabled
