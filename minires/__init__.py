@@ -1,7 +1,6 @@
 """minires: a deep-learning engine from scratch on NumPy, centred on the residual network."""
 
-from . import ops  # noqa: F401 - gives the operators of Tensor their meaning
-from . import data, functional, models, nn, optim
+from . import data, functional, inspect, models, nn, optim, train
 from .backend import asnumpy, default_generator, manual_seed
 from .functional import (
     broadcast_to,
@@ -26,3 +25,41 @@ from .ops import unbroadcast
 from .tensor import Function, Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad, tensor
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Function",
+    "Tensor",
+    "asnumpy",
+    "broadcast_to",
+    "concatenate",
+    "data",
+    "default_generator",
+    "detect_anomaly",
+    "enable_grad",
+    "exp",
+    "functional",
+    "gradcheck",
+    "inspect",
+    "is_grad_enabled",
+    "log",
+    "log_softmax",
+    "manual_seed",
+    "maximum",
+    "minimum",
+    "models",
+    "nn",
+    "no_grad",
+    "optim",
+    "pad",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "stack",
+    "tanh",
+    "tensor",
+    "train",
+    "unbroadcast",
+    "use_kernels",
+    "where",
+]

@@ -1,6 +1,6 @@
 """What goes wrong, by kind.  Every message says what was expected, what was found and what to do about it.
 
-Each class also inherits from the built-in exception that a Python user would expect, so ``except ValueError`` works too.
+Each class also inherits from the built-in exception that a Python user would expect: ``except ValueError`` works too.
 """
 
 

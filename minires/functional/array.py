@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..backend import array_module
 from ..errors import ArgumentError, ShapeError
 from ..ops.arithmetic import Maximum, Minimum, Where
 from ..ops.shape import BroadcastTo, Concatenate, Pad, Stack
 from ..tensor import Tensor, as_tensor
-from ..tensor.tensor import operands
+from ..tensor.operators import operands
+from .checks import class_numbers
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
@@ -51,10 +54,14 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
 
 def _several(tensors: Sequence[Any], caller: str) -> list[Tensor]:
-    several = [as_tensor(t) for t in tensors]
-    if not several:
+    """The tensors in one dtype, as for operators: floating over integer, a plain array as the tensors beside it."""
+    given = list(tensors)
+    if not given:
         raise ShapeError(f"{caller}: expected at least one tensor, got none.")
-    return several
+    several = [as_tensor(t) for t in given]
+    floating = [t.dtype for t in given if isinstance(t, Tensor) and t.dtype.kind == "f"]
+    floating = floating or [t.dtype for t in several if t.dtype.kind == "f"]
+    return [t.astype(np.result_type(*floating)) for t in several] if floating else several
 
 
 def pad(x: Any, widths: int | Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
@@ -72,6 +79,7 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Tensor:
 def one_hot(labels: Any, classes: int, dtype: Any = "float32") -> Tensor:
     """labels (...) of integers -> (..., classes), 1 at the label and 0 elsewhere."""
     labels = as_tensor(labels).data
+    class_numbers(labels, classes, "one_hot")
     return Tensor((labels[..., None] == array_module(labels).arange(classes)).astype(dtype))
 
 

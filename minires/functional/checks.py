@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backend import Array
 from ..errors import ArgumentError, ShapeError
 from ..kernels.window import Pair, arithmetic, extent, output_size
 from ..tensor import Tensor, as_tensor
@@ -13,10 +14,12 @@ Size = int | tuple[int, int]
 
 def pair(value: Size, name: str, least: int) -> Pair:
     """An int or a (rows, columns) pair as a pair of ints, each at least ``least``."""
-    both = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+    both: Any = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
     is_pair = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(v, int) for v in both)
     if not is_pair or min(both) < least:
-        raise ArgumentError(f"{name} must be an integer of at least {least}, or a pair of them (rows, columns); got {value!r}.")
+        raise ArgumentError(
+            f"{name} must be an integer of at least {least}, or a pair of them (rows, columns); got {value!r}."
+        )
     return both[0], both[1]
 
 
@@ -60,6 +63,18 @@ def same_dtype(caller: str, **tensors: Tensor | None) -> None:
             f"{caller}: all arguments must have one dtype, got {', '.join(f'{n} {d}' for n, d in dtypes.items())}. "
             "Convert with .astype(dtype), or the whole model with model.astype(dtype)."
         )
+
+
+def class_numbers(labels: Array, classes: int, caller: str) -> None:
+    """Raise ArgumentError unless the labels are integers from 0 to ``classes - 1``."""
+    if labels.dtype.kind not in "iu":
+        raise ArgumentError(f"{caller}: labels must be integers, got {labels.dtype}.")
+    if labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise ArgumentError(
+                f"{caller}: labels must be 0 to {classes - 1} for {classes} classes, got {low} to {high}."
+            )
 
 
 def probability(value: float, name: str) -> float:

@@ -40,7 +40,7 @@ def conv2d(
     channels, out_channels = x.shape[3], w.shape[3]
     if groups < 1 or channels % groups or out_channels % groups:
         raise ShapeError(
-            f"conv2d: groups {groups} must divide both the {channels} channels of x and the {out_channels} filters of w."
+            f"conv2d: groups {groups} must divide the {channels} channels of x and the {out_channels} filters in w."
         )
     if channels != w.shape[2] * groups:
         raise ShapeError(

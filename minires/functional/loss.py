@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ArgumentError, ShapeError
 from ..ops.loss import REDUCTIONS, CrossEntropy, MSELoss
 from ..tensor import Tensor, as_tensor
-from .checks import floating, probability
+from .checks import class_numbers, floating, probability
 
 
 def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
@@ -30,14 +30,10 @@ def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduct
             f"cross_entropy: expected logits (N, K) and labels (N,), got {logits.shape} and {labels.shape}."
             + (" Labels are class numbers, not one-hot rows: labels.argmax(1)." if labels.ndim == 2 else "")
         )
-    if labels.dtype.kind not in "iu":
-        raise ArgumentError(f"cross_entropy: labels must be integers, got {labels.dtype}.")
     n, classes = logits.shape
     if not n or not classes:
         raise ShapeError(f"cross_entropy: nothing to average in logits of shape {logits.shape}.")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise ArgumentError(f"cross_entropy: labels must be 0 to {classes - 1} for {classes} classes, got {low} to {high}.")
+    class_numbers(labels, classes, "cross_entropy")
     smoothing = probability(label_smoothing, "cross_entropy: label_smoothing")
     _known(reduction, "cross_entropy")
     return CrossEntropy.apply(logits, labels=labels, label_smoothing=smoothing, reduction=reduction)
@@ -47,13 +43,16 @@ def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
     """(prediction - target)^2, averaged over all elements, summed, or one for each.
 
     Raises:
-        ShapeError: the two shapes differ; they are not broadcast, because that is nearly always a mistake.
+        ShapeError: the two shapes differ (they are not broadcast, because that is nearly always a mistake), or there is
+            nothing to average.
     """
     prediction = floating(prediction, "mse_loss")
     target = as_tensor(target).astype(prediction.dtype)
     if prediction.shape != target.shape:
         raise ShapeError(f"mse_loss: prediction {prediction.shape} and target {target.shape} must have one shape.")
     _known(reduction, "mse_loss")
+    if reduction == "mean" and not prediction.size:
+        raise ShapeError(f"mse_loss: nothing to average in a prediction of shape {prediction.shape}.")
     return MSELoss.apply(prediction, target, reduction=reduction)
 
 

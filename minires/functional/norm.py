@@ -88,15 +88,13 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Tensor:
     x, gamma, beta = floating(x, "layer_norm"), as_tensor(gamma), as_tensor(beta)
     if not gamma.ndim or gamma.shape != beta.shape or x.shape[x.ndim - gamma.ndim :] != gamma.shape:
         raise ShapeError(
-            f"layer_norm: gamma {gamma.shape} and beta {beta.shape} must have the shape of the last axes of x {x.shape}."
+            f"layer_norm: gamma {gamma.shape} and beta {beta.shape} must both have the last axes of x {x.shape}."
         )
     same_dtype("layer_norm", x=x, gamma=gamma, beta=beta)
     return LayerNorm.apply(x, gamma, beta, eps=eps)
 
 
-def dropout(
-    x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None
-) -> Tensor:
+def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.Generator | None = None) -> Tensor:
     """Set elements to zero with probability p and scale the others by 1 / (1 - p) (Srivastava et al. 2014).
 
     Args:

@@ -48,16 +48,26 @@ def gradcheck(
         a `Report`: print it, ask ``.ok``, or call ``.assert_ok()``.
 
     Raises:
-        ArgumentError: there is nothing to check, or the forward pass is not repeatable or changes its inputs.
+        ArgumentError: there is nothing to check, or the forward pass is not repeatable or not finite or changes its
+            inputs, or ``zero`` holds an unknown name.
     """
-    name = name or getattr(fn, "__name__", type(fn).__name__)
+    name = name or str(getattr(fn, "__name__", type(fn).__name__))
     tensors, others = _split(inputs)
     if isinstance(fn, Module):
         fn = copy.deepcopy(fn).astype(np.float64)
-        tensors |= {n: p for n, p in fn.named_parameters() if p.requires_grad}
+        learned = {n: p for n, p in fn.named_parameters() if p.requires_grad}
+        if tensors.keys() & learned:
+            both = min(tensors.keys() & learned)
+            raise ArgumentError(f"gradcheck {name}: {both!r} names an input and a parameter. Rename one of them.")
+        tensors |= learned
     call = {n: t for n, t in tensors.items() if n in inputs} | others
     if not tensors:
         raise ArgumentError(f"gradcheck {name}: none of the inputs is of floating point, so there is nothing to check.")
+    unknown = sorted(set(zero) - tensors.keys())
+    if unknown:
+        raise ArgumentError(f"gradcheck {name}: zero names {unknown}, but what is checked is {sorted(tensors)}.")
+    if max_entries is not None and max_entries < 1:
+        raise ArgumentError(f"gradcheck {name}: max_entries must be at least 1, got {max_entries}.")
 
     before = {n: t.numpy().copy() for n, t in tensors.items()}
     with enable_grad():
@@ -79,14 +89,16 @@ def gradcheck(
             return asnumpy(fn(**call).data)
 
     value = output.numpy().copy()
-    if not np.array_equal(forward(), value, equal_nan=True):
+    if not np.isfinite(value).all():
+        raise ArgumentError(f"gradcheck {name}: the result is not finite, so it has no slope. Check at another point.")
+    changed = [n for n, t in tensors.items() if not np.array_equal(t.numpy(), before[n], equal_nan=True)]
+    if changed:
+        raise ArgumentError(f"gradcheck {name}: the forward or backward pass changed its input {changed[0]} in place.")
+    if not np.array_equal(forward(), value):
         raise ArgumentError(
             f"gradcheck {name}: two runs of the forward pass on the same inputs differ. Take randomness out, or give "
             "it a generator made anew from a fixed seed in each call."
         )
-    for n, t in tensors.items():
-        if not np.array_equal(t.numpy(), before[n], equal_nan=True):
-            raise ArgumentError(f"gradcheck {name}: the forward or backward pass changed its input {n} in place.")
 
     report = Report(name, seed, rtol)
     for n, t in tensors.items():
@@ -124,7 +136,9 @@ def _check_input(
 
     entries = np.arange(size)
     if max_entries is not None and size > max_entries:
-        entries = np.sort(rng.choice(size, max_entries, replace=False))
+        order = rng.permutation(size)
+        claimed = order[analytic.reshape(-1)[order] != 0][: (max_entries + 1) // 2]  # else a sample may be all zeros
+        entries = np.sort(list(dict.fromkeys([*claimed, *order]))[:max_entries])
     indices = [tuple(int(i) for i in np.unravel_index(e, shape)) for e in entries]
     for index in indices:
         numeric[index] = probe.slopes(index).central
@@ -157,13 +171,17 @@ def _check_input(
     for index in report.kinks:
         measured[index] = False
     if measured.any():
-        difference = np.where(measured, np.abs(analytic - numeric), 0.0)
-        errors = difference / np.maximum(np.maximum(np.abs(analytic), np.where(measured, np.abs(numeric), 0)), 1e-3 * scale)
-        report.worst = tuple(int(i) for i in np.unravel_index(np.nanargmax(errors), shape))
+        finite = np.where(np.isfinite(analytic), analytic, 0.0)
+        difference = np.where(measured, np.abs(finite - numeric), 0.0)
+        size_of_both = np.maximum(np.abs(finite), np.where(measured, np.abs(numeric), 0))
+        errors = difference / np.maximum(size_of_both, max(1e-3 * scale, 1e-300))
+        errors = np.where(np.isfinite(analytic), errors, np.inf)  # nothing is worse than a NaN
+        report.worst = tuple(int(i) for i in np.unravel_index(errors.argmax(), shape))
         report.error = float(errors[report.worst])
-        report.norm_error = float(np.linalg.norm(difference) / max(np.linalg.norm(numeric[measured]), 1e-300))
+        report.norm_error = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(numeric[measured])), 1e-300)
     if grad is None:
-        report.verdict, report.note = "missing", "backward returned no gradient for this input, but the output depends on it."
+        report.verdict = "missing"
+        report.note = "backward returned no gradient for this input, but the output depends on it."
     elif wrong or not np.isfinite(analytic).all():
         report.verdict = "FAIL"
     elif len(report.kinks) > _MAX_KINKS * len(indices):

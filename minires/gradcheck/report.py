@@ -49,11 +49,11 @@ class InputReport:
 
     def __str__(self) -> str:
         size = int(np.prod(self.shape))
-        line = f"  {self.name:<10} {self.shape!s:<16} {self.verdict:<12} max rel {self.error:.1e}  norm rel {self.norm_error:.1e}"
-        line += f"  {self.checked}/{size} entries"
+        line = f"  {self.name:<10} {self.shape!s:<16} {self.verdict:<12} max rel {self.error:.1e}"
+        line += f"  norm rel {self.norm_error:.1e}  {self.checked}/{size} entries"
         if self.kinks:
-            at = ", ".join(f"[{', '.join(map(str, k))}]" for k in self.kinks[:3])
-            line += f"\n{'':13}{len(self.kinks)} at a kink, where no difference can judge: {at}" + ("..." if self.kinks[3:] else "")
+            at = ", ".join(f"[{', '.join(map(str, k))}]" for k in self.kinks[:3]) + ("..." if self.kinks[3:] else "")
+            line += f"\n{'':13}{len(self.kinks)} at a kink, where no difference can judge: {at}"
         if self.worst is not None and not self.ok:
             where = ", ".join(map(str, self.worst))
             line += (
@@ -94,5 +94,6 @@ class Report:
         return self
 
     def __str__(self) -> str:
-        head = f"gradcheck {self.name}   float64, central differences, upstream random (seed {self.seed}), rtol {self.rtol:g}"
+        how = f"float64, central differences, upstream random, seed {self.seed}, rtol {self.rtol:g}"
+        head = f"gradcheck {self.name}   {how}"
         return "\n".join([head, *map(str, self.inputs.values())])

@@ -1,4 +1,4 @@
-"""The hot loops: plain arrays in, plain arrays out.  No kernel knows a Tensor, and no operation knows which kernel runs.
+"""The hot loops: plain arrays in, plain arrays out.  No kernel knows a Tensor; no operation knows which kernel runs.
 
 Every set has the same functions with the same arguments:
 
@@ -38,7 +38,7 @@ def active() -> ModuleType:
     return KERNELS[_choice.name]
 
 
-class use_kernels:  # noqa: N801 - reads as a statement: with use_kernels("reference"):
+class use_kernels:
     """Compute with another set of kernels inside a ``with`` block, in this thread.
 
     Args:

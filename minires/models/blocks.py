@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import functional as F  # noqa: N812
+from .. import functional as F
 from ..errors import ArgumentError
 from ..nn import BatchNorm2d, Conv2d, Module
 from ..tensor import Tensor
@@ -28,7 +28,7 @@ class IdentityShortcut(Module):
         """(N, H, W, C_in) -> (N, ceil(H / stride), ceil(W / stride), C_out)."""
         return F.subsample_pad(x, self.stride, self.out_channels) if self.changes_shape else x
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"channels={self.out_channels}, stride={self.stride}" if self.changes_shape else ""
 
 
@@ -92,9 +92,9 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first reduces the channels, the last restores four times as many.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut.  He et al. 2015, figure 5.
 
-    He et al. 2015, figure 5.
+    The first convolution reduces the channels and the last makes four times as many, so that the 3x3 one is cheap.
 
     Args:
         in_channels: before the block.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functional as F  # noqa: N812
+from .. import functional as F
 from ..errors import ArgumentError
 from ..nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
 from ..tensor import Tensor
@@ -118,7 +118,9 @@ def cifar_resnet(
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         near = max(1, round((depth - 2) / 6)) * 6 + 2
-        raise ArgumentError(f"cifar_resnet: the depth must be 6n + 2 (8, 14, 20, 32, 56, 110, ...), got {depth}; {near} is near.")
+        raise ArgumentError(
+            f"cifar_resnet: the depth must be 6n + 2 (8, 14, 20, 32, 56, 110, ...), got {depth}; {near} is near."
+        )
     return ResNet(
         BasicBlock, (n,) * 3, (width, 2 * width, 4 * width), classes, in_channels, "cifar", shortcut, residual,
         zero_init_residual, generator,
@@ -146,7 +148,8 @@ def imagenet_resnet(
         zero_init_residual, generator: see `ResNet`.
     """
     if depth not in IMAGENET_LAYOUTS:
-        raise ArgumentError(f"imagenet_resnet: the depth must be one of {', '.join(map(str, IMAGENET_LAYOUTS))}, got {depth}.")
+        depths = ", ".join(map(str, IMAGENET_LAYOUTS))
+        raise ArgumentError(f"imagenet_resnet: the depth must be one of {depths}, got {depth}.")
     blocks, block = IMAGENET_LAYOUTS[depth]
     options = {"stride_in": stride_in} if block is Bottleneck else {}
     return ResNet(
@@ -195,4 +198,6 @@ def build(name: str, **options: Any) -> ResNet:
             f"other 6n + 2 for small pictures, or {', '.join(map(str, IMAGENET_LAYOUTS))} for 224x224."
         )
     make = imagenet_resnet if int(depth) in IMAGENET_LAYOUTS else cifar_resnet
+    if make is imagenet_resnet and "width" in options:
+        raise ArgumentError(f"{name} has the widths of table 1; a width can be chosen for small-picture networks only.")
     return make(int(depth), residual=kind == "resnet", **options)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functional as F  # noqa: N812 - the field's name
+from .. import functional as F
 from ..backend import default_generator
 from ..errors import ArgumentError
 from ..functional.checks import Size, pair, probability
@@ -40,7 +40,8 @@ class Conv2d(Module):
     ) -> None:
         if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
             raise ArgumentError(
-                f"Conv2d: groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}, all positive."
+                f"Conv2d: groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}, "
+                "and all must be positive."
             )
         shape = (*pair(kernel_size, "Conv2d: kernel_size", 1), in_channels // groups, out_channels)
         self.stride, self.padding = pair(stride, "Conv2d: stride", 1), pair(padding, "Conv2d: padding", 0)
@@ -52,9 +53,10 @@ class Conv2d(Module):
         """(N, H, W, C_in) -> (N, OH, OW, C_out)."""
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         kh, kw, per_group, out = self.weight.shape
-        notes = f"{per_group * self.groups}, {out}, kernel_size=({kh}, {kw}), stride={self.stride}, padding={self.padding}"
+        notes = f"{per_group * self.groups}, {out}, kernel_size=({kh}, {kw})"
+        notes += f", stride={self.stride}, padding={self.padding}"
         notes += "" if self.dilation == (1, 1) else f", dilation={self.dilation}"
         notes += "" if self.groups == 1 else f", groups={self.groups}"
         return notes + ("" if self.bias is not None else ", bias=False")
@@ -75,7 +77,7 @@ class Linear(Module):
         """(..., in_features) -> (..., out_features)."""
         return F.linear(x, self.weight, self.bias)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}" + ("" if self.bias is not None else ", bias=False")
 
 
@@ -101,7 +103,7 @@ class BatchNorm2d(Module):
             x, self.gamma, self.beta, self.running_mean, self.running_var, self.training, self.momentum, self.eps
         )
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"{self.gamma.size}, eps={self.eps}, momentum={self.momentum}"
 
 
@@ -118,7 +120,7 @@ class LayerNorm(Module):
         """(..., *shape) -> (..., *shape)."""
         return F.layer_norm(x, self.gamma, self.beta, self.eps)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"{self.gamma.shape}, eps={self.eps}"
 
 
@@ -137,7 +139,7 @@ class _Pool2d(Module):
         self.stride = self.kernel_size if stride is None else pair(stride, f"{name}: stride", 1)
         self.padding = pair(padding, f"{name}: padding", 0)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
@@ -188,7 +190,7 @@ class Dropout(Module):
         """Any shape."""
         return F.dropout(x, self.p, self.training, self.generator)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
         return f"p={self.p}"
 
 

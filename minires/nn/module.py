@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import asnumpy
 from ..errors import CheckpointError
 from ..tensor import Tensor
 
@@ -37,10 +38,9 @@ class Module:
     training: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Module:
-        # here rather than in __init__, so that a subclass that forgets super().__init__() works all the same
+        """Here rather than in __init__, so that a subclass that forgets super().__init__() works all the same."""
         self = super().__new__(cls)
-        for name, value in (("_parameters", {}), ("_buffers", {}), ("_modules", {}), ("_hooks", []), ("training", True)):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(_parameters={}, _buffers={}, _modules={}, _hooks=[], training=True)
         return self
 
     def forward(self, *inputs: Any) -> Any:
@@ -48,6 +48,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward method.")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Run `forward`, then the hooks."""
         output = self.forward(*inputs, **options)
         for hook in list(self._hooks):
             replaced = hook(self, inputs, output)
@@ -157,17 +158,19 @@ class Module:
             CheckpointError: a name is missing or unknown, or a shape differs; nothing was changed.
         """
         own = dict((*self.named_parameters(), *self.named_buffers()))
-        problems = [f"missing {n}" for n in own if n not in state] + [f"unknown {n}" for n in state if n not in own]
+        arrays = {n: v.numpy() if isinstance(v, Tensor) else asnumpy(v) for n, v in state.items()}
+        problems = [f"missing {n}" for n in own if n not in arrays] + [f"unknown {n}" for n in arrays if n not in own]
         problems += [
-            f"{n} is {np.shape(state[n])} here and {t.shape} in the model"
+            f"{n} is {arrays[n].shape} here and {t.shape} in the model"
             for n, t in own.items()
-            if n in state and np.shape(state[n]) != t.shape
+            if n in arrays and arrays[n].shape != t.shape
         ]
+        problems += [f"{n} holds {a.dtype}, not numbers" for n, a in arrays.items() if a.dtype.kind not in "fiub"]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise CheckpointError(f"these weights are of another model than {type(self).__name__}: {shown}.")
         for name, t in own.items():
-            t.data[...] = state[name]
+            t.data[...] = arrays[name]
             t.data = t.data  # an in-place change: a graph that saved the old values must not use the new ones
 
     def astype(self, dtype: Any) -> Module:
@@ -242,5 +245,3 @@ class Sequential(Module):
     def __getitem__(self, index: int | slice) -> Any:
         chosen = list(self._modules.values())[index]
         return Sequential(*chosen) if isinstance(index, slice) else chosen
-
-

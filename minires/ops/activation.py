@@ -11,7 +11,7 @@ from .broadcast import floating
 class ReLU(Function, operator="relu"):
     """y = max(x, 0).
 
-    Keeps y rather than x: the layer above keeps y anyway, so it costs no memory.  At x = 0 the derivative is taken as 0.
+    Keeps y rather than x: the layer above keeps y anyway, so it costs no memory.  The derivative at 0 is taken as 0.
     """
 
     @staticmethod
@@ -50,6 +50,7 @@ class Sigmoid(Function, operator="sigmoid"):
         x = floating(x)
         small = xp.exp(-abs(x))
         y = xp.where(x >= 0, 1 / (1 + small), small / (1 + small))
+        y = y.astype(x.dtype, copy=False)  # of 0-d arrays NumPy 1 makes float64
         ctx.save_for_backward(y)
         return y
 

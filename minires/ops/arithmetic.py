@@ -278,9 +278,15 @@ class Where(Function, operator="where"):
 
     @staticmethod
     def forward(ctx, a, b, *, condition):
-        ctx.save_for_backward(condition)
+        ctx.save_for_backward(condition.copy())  # a mask may be used again for the next batch
         ctx.shapes = _shape(a), _shape(b)
-        return array_module(condition, a, b).where(condition, a, b)
+        try:
+            return array_module(condition, a, b).where(condition, a, b)
+        except ValueError:
+            raise ShapeError(
+                f"where: the shapes {condition.shape} of the condition, {_shape(a)} and {_shape(b)} do not broadcast. "
+                "Aligned from the right, the lengths must be equal or 1."
+            ) from None
 
     @staticmethod
     def backward(ctx, dy):

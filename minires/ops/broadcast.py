@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..backend import Array, array_module
+from ..errors import ArgumentError
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
@@ -21,13 +22,13 @@ def normalise_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, 
     """``axis`` as a sorted tuple of non-negative axes; None means all of them."""
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
     for a in axes:
         if not -ndim <= a < ndim:
-            raise ValueError(f"axis {a} does not exist in an array of {ndim} axes: use {-ndim} to {ndim - 1}.")
+            raise ArgumentError(f"axis {a} does not exist in an array of {ndim} axes: use {-ndim} to {ndim - 1}.")
     unique = sorted({a % ndim for a in axes})
     if len(unique) != len(axes):
-        raise ValueError(f"axis {axis} names the same axis twice.")
+        raise ArgumentError(f"axis {axis} names the same axis twice.")
     return tuple(unique)
 
 

@@ -19,7 +19,7 @@ class CrossEntropy(Function, operator="cross_entropy"):
     def forward(ctx, logits, *, labels, label_smoothing, reduction):
         losses, probabilities = kernels.active().cross_entropy(logits, labels, label_smoothing)
         ctx.label_smoothing, ctx.reduction = label_smoothing, reduction
-        ctx.save_for_backward(probabilities, labels)
+        ctx.save_for_backward(probabilities, labels.copy())  # a loader may fill the same array again
         return _reduce(losses, reduction)
 
     @staticmethod
@@ -47,7 +47,7 @@ class MSELoss(Function, operator="mse_loss"):
 
 
 class Linear(Function, operator="linear"):
-    """y = x @ w + b, x (..., I), w (I, O), b (O,) or None: dx = dy w^T, dw = x^T dy, db = the sum of dy over examples."""
+    """y = x @ w + b, x (..., I), w (I, O), b (O,) or None: dx = dy w^T, dw = x^T dy, db = sum of dy over examples."""
 
     @staticmethod
     def forward(ctx, x, w, b):

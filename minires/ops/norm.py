@@ -38,7 +38,8 @@ class FixedBatchNorm(Function, operator="fixed_batch_norm"):
     @staticmethod
     def forward(ctx, x, gamma, beta, *, mean, var, eps):
         inverse = (1 / array_module(x).sqrt(var + eps)).astype(x.dtype)
-        ctx.save_for_backward(x, gamma, mean.copy(), inverse)  # the running mean goes on changing
+        mean = mean.astype(x.dtype)  # a copy: the running mean goes on changing
+        ctx.save_for_backward(x, gamma, mean, inverse)
         return (x - mean) * (gamma * inverse) + beta
 
     @staticmethod

@@ -94,10 +94,10 @@ class Min(Function, operator="min"):
 def _extremum(ctx, x, axis, keepdims, name):
     xp = array_module(x)
     ctx.axes, ctx.shape = normalise_axes(axis, x.ndim), x.shape
-    _count(name, x, ctx.axes)
+    count = _count(name, x, ctx.axes)
     kept = [a for a in range(x.ndim) if a not in ctx.axes]
     ctx.order = kept + list(ctx.axes)
-    rows = x.transpose(ctx.order).reshape([x.shape[a] for a in kept] + [-1])  # what is reduced, as one last axis
+    rows = x.transpose(ctx.order).reshape([x.shape[a] for a in kept] + [count])  # what is reduced, as one last axis
     chosen = rows.argmax(-1) if name == "max" else rows.argmin(-1)
     ctx.save_for_backward(chosen)
     y = xp.take_along_axis(rows, chosen[..., None], -1)[..., 0]

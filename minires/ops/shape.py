@@ -44,7 +44,7 @@ class Transpose(Function, operator="transpose"):
 
     @staticmethod
     def forward(ctx, x, *, axes):
-        ctx.axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+        ctx.axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a + x.ndim if a < 0 else a for a in axes)
         if sorted(ctx.axes) != list(range(x.ndim)):
             raise ShapeError(f"transpose: {axes} is not an order of the {x.ndim} axes of a tensor of shape {x.shape}.")
         return x.transpose(ctx.axes)
@@ -65,15 +65,16 @@ class GetItem(Function, operator="getitem"):
 
     @staticmethod
     def forward(ctx, x, *, index):
-        ctx.shape, ctx.index = x.shape, index
+        parts = index if isinstance(index, tuple) else (index,)
+        ctx.index = tuple(p.copy() if hasattr(p, "copy") else p for p in parts)  # the caller's list or array may change
+        ctx.shape = x.shape
         return x[index]
 
     @staticmethod
     def backward(ctx, dy):
         xp = array_module(dy)
         dx = xp.zeros(ctx.shape, dy.dtype)
-        parts = ctx.index if isinstance(ctx.index, tuple) else (ctx.index,)
-        if any(_may_repeat(part) for part in parts):
+        if any(_may_repeat(part) for part in ctx.index):
             xp.add.at(dx, ctx.index, dy)
         else:
             dx[ctx.index] = dy
@@ -148,7 +149,7 @@ class Pad(Function, operator="pad"):
     def forward(ctx, x, *, widths, value):
         if len(widths) != x.ndim or any(before < 0 or after < 0 for before, after in widths):
             raise ArgumentError(
-                f"pad: expected a pair (before, after) of non-negative widths for each of the {x.ndim} axes, got {widths}."
+                f"pad: expected a pair (before, after), neither negative, for each of the {x.ndim} axes, got {widths}."
             )
         ctx.inside = tuple(slice(before, before + length) for (before, _), length in zip(widths, x.shape, strict=True))
         return array_module(x).pad(x, widths, constant_values=value)

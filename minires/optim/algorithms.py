@@ -33,10 +33,13 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        check_positive("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
-        if nesterov and not momentum:
-            raise ArgumentError("SGD: nesterov needs a momentum above 0.")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ArgumentError for settings that make no sense."""
+        check_positive("SGD", lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
+        if group["nesterov"] and not group["momentum"]:
+            raise ArgumentError("SGD: nesterov needs a momentum above 0.")
 
     def update(self, value: Any, grad: Any, group: dict[str, Any], state: dict[str, Any]) -> None:
         """One step for one parameter, in place."""
@@ -46,10 +49,9 @@ class SGD(Optimizer):
         if group["momentum"]:
             velocity = state.get("momentum")
             if velocity is None:
-                velocity = state["momentum"] = grad.copy()
-            else:
-                velocity *= group["momentum"]
-                velocity += grad
+                velocity = state["momentum"] = np.zeros_like(value)
+            velocity *= group["momentum"]
+            velocity += grad
             step = grad + group["momentum"] * velocity if group["nesterov"] else velocity
         value -= group["lr"] * step
 
@@ -73,17 +75,20 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        check_positive("Adam", lr=lr, eps=eps, weight_decay=weight_decay)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ArgumentError(f"Adam: betas must lie in [0, 1), got {betas}.")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ArgumentError for settings that make no sense."""
+        check_positive("Adam", lr=group["lr"], eps=group["eps"], weight_decay=group["weight_decay"])
+        if not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ArgumentError(f"Adam: betas must lie in [0, 1), got {group['betas']}.")
 
     def update(self, value: Any, grad: Any, group: dict[str, Any], state: dict[str, Any]) -> None:
         """One step for one parameter, in place."""
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * value
         if not state:
-            state.update(step=0, first=np.zeros_like(grad), second=np.zeros_like(grad))
+            state.update(step=0, first=np.zeros_like(value), second=np.zeros_like(value))
         state["step"] += 1
         first, second = state["first"], state["second"]
         beta1, beta2 = group["betas"]

@@ -24,23 +24,28 @@ class Optimizer:
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        given = list(params)
-        if not given:
-            raise ArgumentError(f"{type(self).__name__}: there are no parameters to optimise.")
-        raw = given if isinstance(given[0], Mapping) else [{"params": given}]
+        name = type(self).__name__
+        given = [params] if isinstance(params, Tensor) else list(params)
+        raw: list[Any] = given if given and all(isinstance(group, Mapping) for group in given) else [{"params": given}]
         self.groups: list[dict[str, Any]] = []
         for group in raw:
             unknown = set(group) - set(defaults) - {"params"}
-            if unknown:
-                raise ArgumentError(f"{type(self).__name__}: unknown settings {sorted(unknown)}; there are {sorted(defaults)}.")
+            if unknown or "params" not in group:
+                problem = f"unknown settings {sorted(unknown)}" if unknown else "a group without 'params'"
+                raise ArgumentError(f"{name}: {problem}; a group may have params, {', '.join(defaults)}.")
             tensors = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
             self.groups.append({**defaults, **group, "params": tensors})
+            self.check(self.groups[-1])
         parameters = self.parameters()
+        if not parameters:
+            raise ArgumentError(f"{name}: there are no parameters to optimise.")
         for p in parameters:
             if not isinstance(p, Tensor):
-                raise ArgumentError(f"{type(self).__name__}: expected tensors, got {type(p).__name__}.")
+                raise ArgumentError(f"{name}: expected tensors, or only groups as dicts, got {type(p).__name__}.")
+            if not p.is_leaf:
+                raise ArgumentError(f"{name}: a tensor of shape {p.shape} was computed from others. Give a leaf.")
         if len({id(p) for p in parameters}) != len(parameters):
-            raise ArgumentError(f"{type(self).__name__}: a parameter is given twice; it would be stepped twice.")
+            raise ArgumentError(f"{name}: a parameter is given twice; it would be stepped twice.")
         self.state: list[dict[str, Any]] = [{} for _ in parameters]
 
     def parameters(self) -> list[Tensor]:
@@ -62,6 +67,9 @@ class Optimizer:
                     p.data = p.data  # tells the version counter of a change in place
                 number += 1
 
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ArgumentError for settings of a group that make no sense."""
+
     def update(self, value: Any, grad: Any, group: dict[str, Any], state: dict[str, Any]) -> None:
         """Change ``value`` in place."""
         raise NotImplementedError(f"{type(self).__name__} has no update method.")
@@ -76,18 +84,24 @@ class Optimizer:
         """Restore `state_dict`.
 
         Raises:
-            CheckpointError: it is of other parameters; nothing was changed.
+            CheckpointError: it is of another optimiser or of other parameters; nothing was changed.
         """
-        parameters = self.parameters()
+        parameters, owner = self.parameters(), f"the {type(self).__name__} here"
         state: list[dict[str, Any]] = [{} for _ in parameters]
         if len(saved["groups"]) != len(self.groups):
-            raise CheckpointError(f"the optimiser has {len(self.groups)} groups but the state has {len(saved['groups'])}.")
-        for name, array in saved["state"].items():
+            raise CheckpointError(f"{owner} has {len(self.groups)} groups but the state has {len(saved['groups'])}.")
+        for group, settings in zip(self.groups, saved["groups"], strict=True):
+            if set(settings) != set(group) - {"params"}:
+                expected = ", ".join(sorted(set(group) - {"params"}))
+                found = ", ".join(sorted(settings))
+                raise CheckpointError(f"{owner} has the settings {expected}, but the state has {found}.")
+        for name, value in saved["state"].items():
             number, _, key = name.partition(".")
-            i = int(number)
-            if i >= len(parameters) or (np.ndim(array) and np.shape(array) != parameters[i].shape):
-                raise CheckpointError(f"the optimiser state {name} of shape {np.shape(array)} belongs to no parameter here.")
-            state[i][key] = np.copy(array) if np.ndim(array) else np.asarray(array).item()
+            array, i = np.asarray(value), int(number) if number.isdigit() else len(parameters)
+            is_count = array.dtype.kind == "i" and not array.ndim
+            if i >= len(parameters) or not (is_count or array.shape == parameters[i].shape):
+                raise CheckpointError(f"the state {name} of shape {array.shape} belongs to no parameter of {owner}.")
+            state[i][key] = array.item() if is_count else np.array(array, parameters[i].dtype)
         self.state = state
         for group, settings in zip(self.groups, saved["groups"], strict=True):
             group.update(settings)

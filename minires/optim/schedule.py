@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import cos, pi
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, CheckpointError
 from .optimizer import Optimizer
 
 
@@ -44,7 +44,13 @@ class Schedule:
         return {"iteration": self.iteration, "base": list(self.base)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict` and set the learning rates accordingly."""
+        """Restore `state_dict` and set the learning rates accordingly.
+
+        Raises:
+            CheckpointError: it is of another number of groups; nothing was changed.
+        """
+        if len(state["base"]) != len(self.base):
+            raise CheckpointError(f"the schedule has {len(self.base)} base rates, the state has {len(state['base'])}.")
         self.iteration, self.base = int(state["iteration"]), list(state["base"])
         self._apply()
 

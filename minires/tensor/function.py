@@ -10,7 +10,8 @@ from ..backend import Array, array_module
 from ..errors import ArgumentError
 from .graph import Node, check_finite, storage
 from .modes import modes
-from .tensor import OPERATIONS, Tensor
+from .operators import OPERATIONS
+from .tensor import Tensor
 
 
 class Function:
@@ -38,7 +39,7 @@ class Function:
         super().__init_subclass__(**kwargs)
         if operator is not None:
             if operator in OPERATIONS:
-                raise ArgumentError(f"{cls.__name__}: the operator name {operator!r} is taken by {OPERATIONS[operator]}.")
+                raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
             OPERATIONS[operator] = cls
 
     @staticmethod

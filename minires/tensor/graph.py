@@ -27,7 +27,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 def storage(array: Array) -> Any:
     """The object that owns an array's memory: two arrays are views of each other when they share it."""
-    return array if array.base is None else array.base
+    base = getattr(array, "base", None)  # a Function may save a plain number too
+    return array if base is None else base
 
 
 class Node:
@@ -42,7 +43,7 @@ class Node:
     __slots__ = ("__dict__", "call_site", "function", "hooks", "like", "needs_input_grad", "parents", "saved_arrays",
                  "watched")  # fmt: skip
 
-    def __init__(self, function: type, needs_input_grad: tuple[bool, ...]) -> None:
+    def __init__(self, function: Any, needs_input_grad: tuple[bool, ...]) -> None:
         self.function = function
         self.needs_input_grad = needs_input_grad
         self.parents: tuple[Node | Tensor | None, ...] | None = ()
@@ -122,19 +123,37 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
                 node._accumulate(grad)
             continue
         if grad is not None:
-            for hook in node.hooks or ():
-                replaced = hook(grad)
-                grad = grad if replaced is None else replaced
+            grad = run_hooks(node.hooks, grad)
         for parent, upstream in _input_grads(node, grad):
             if upstream is not None:
                 known = grads.get(parent)
                 # a new array, never `+=`: the first gradient may belong to somebody else too
-                grads[parent] = upstream if known is None else known + upstream
+                grads[parent] = upstream if known is None else added(known, upstream)
             uses[parent] -= 1
             if not uses[parent]:
                 ready.append(parent)
         if not retain_graph:
             node.release()
+
+
+def added(a: Array, b: Array) -> Array:
+    """a + b as an array: NumPy makes a scalar of the sum of two 0-d arrays."""
+    return array_module(a).asarray(a + b)
+
+
+def run_hooks(hooks: list[Callable] | None, grad: Array) -> Array:
+    """Show the gradient to each hook; what a hook returns, if anything, replaces it."""
+    for hook in list(hooks or ()):  # a hook may take itself off the list
+        replaced = hook(grad)
+        if replaced is None:
+            continue
+        replaced = array_module(grad).asarray(replaced, dtype=grad.dtype)
+        if replaced.shape != grad.shape:
+            raise ShapeError(
+                f"register_hook: the hook returned shape {replaced.shape} for a gradient of shape {grad.shape}."
+            )
+        grad = replaced
+    return grad
 
 
 def _count_uses(root: Node | Tensor) -> dict[Node | Tensor, int]:
@@ -213,4 +232,4 @@ def _call_site() -> str:
 
 
 def _fingerprint(array: Array | None) -> int:
-    return 0 if array is None else zlib.crc32(np.ascontiguousarray(asnumpy(array)).view(np.uint8).reshape(-1))
+    return 0 if array is None else zlib.crc32(np.ascontiguousarray(asnumpy(array)).tobytes())

@@ -49,23 +49,23 @@ class _Switch:
         return inside
 
 
-class no_grad(_Switch):  # noqa: N801 - the name the field knows
+class no_grad(_Switch):
     """Record nothing: ``with no_grad(): ...`` or ``@no_grad()``.  Results do not require gradients."""
 
     attribute, value = "grad_enabled", False
 
 
-class enable_grad(_Switch):  # noqa: N801
+class enable_grad(_Switch):
     """Record again inside a `no_grad` block: ``with enable_grad(): ...`` or ``@enable_grad()``."""
 
     attribute, value = "grad_enabled", True
 
 
-class detect_anomaly(_Switch):  # noqa: N801
+class detect_anomaly(_Switch):
     """Stop at the first NaN or infinity, forward or backward, naming the operation and the line that called it.
 
     Arrays that an operation saves are fingerprinted as well, so that one changed behind the engine's back
-    (``x.numpy()[0] = 5``) is caught before it gives a wrong gradient.  Costs time: use it to find a bug, then remove it.
+    (``x.numpy()[0] = 5``) is caught before it gives a wrong gradient.  Costs time: find the bug, then remove it.
 
     Raises:
         AnomalyError: from the operation that produced the value, or from ``backward()`` in its backward.

@@ -10,19 +10,16 @@ import numpy as np
 
 from ..backend import Array, array_module, asnumpy, device_of
 from ..errors import GraphError, ShapeError
-from .graph import Node, walk
+from .graph import Node, added, run_hooks, storage, walk
 from .modes import modes
-
-# The operations by name.  Tensor stands below them in the import order, so it only names what an operator needs;
-# `class Add(Function, operator="add")` in minires/ops enters itself here.
-OPERATIONS: dict[str, Any] = {}
+from .operators import OPERATIONS, Operators, operands, plain, plain_index
 
 # what NumPy's functions are called here, where that differs
 _UFUNC_NAMES = {"true_divide": "divide", "absolute": "abs"}
 _COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 
 
-class Tensor:
+class Tensor(Operators):
     """An array with a gradient.
 
     Args:
@@ -46,7 +43,8 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
         self._data = _as_array(data, dtype)
         self._node: Node | None = None
-        self._version = [0]  # shared by all views of the same memory
+        shares = isinstance(data, Tensor) and storage(data._data) is storage(self._data)
+        self._version = data._version if shares else [0]  # one for all views of the same memory
         self._hooks: list[Callable] | None = None
         self.grad: Array | None = None
         self.requires_grad = False
@@ -107,11 +105,6 @@ class Tensor:
         """Made by hand rather than by a recorded operation; leaves keep their gradients."""
         return self._node is None
 
-    @property
-    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
-        """All axes in reverse order."""
-        return self.transpose()
-
     def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("len() of a 0-d tensor: it has no axis to count along.")
@@ -155,7 +148,7 @@ class Tensor:
         return self._data.item()
 
     def numpy(self) -> np.ndarray:
-        """The elements as a NumPy array: the tensor's own memory on the CPU, a copy from a GPU.  Nothing is recorded."""
+        """The elements as a NumPy array: the tensor's own memory on the CPU, a copy of it from a GPU."""
         return asnumpy(self._data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -214,13 +207,11 @@ class Tensor:
 
     def _accumulate(self, grad: Array) -> None:
         """Add to `.grad`; the first time a copy, so that no gradient shares memory with another."""
-        for hook in self._hooks or ():
-            replaced = hook(grad)
-            grad = grad if replaced is None else replaced
-        self.grad = grad.copy(order="C") if self.grad is None else self.grad + grad
+        grad = run_hooks(self._hooks, grad)
+        self.grad = grad.copy(order="C") if self.grad is None else added(self.grad, grad)
 
     def register_hook(self, hook: Callable[[Array], Array | None]) -> Callable[[], None]:
-        """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces the gradient.
+        """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces it.
 
         Returns:
             a function that takes the hook off again.
@@ -236,14 +227,15 @@ class Tensor:
 
     def retain_grad(self) -> None:
         """Keep `.grad` of this tensor too, although it is not a leaf."""
-        if self._node is None:
+        if self._node is None or "retained" in self._node.__dict__:
             return  # a leaf does so anyway
+        self._node.__dict__["retained"] = True  # asked twice, the gradient is still to be counted once
         reference = weakref.ref(self)  # a strong one would be a cycle: tensor -> node -> hook -> tensor
 
         def keep(grad: Array) -> None:
             tensor = reference()
             if tensor is not None:
-                tensor.grad = grad.copy() if tensor.grad is None else tensor.grad + grad
+                tensor.grad = grad.copy() if tensor.grad is None else added(tensor.grad, grad)
 
         self.register_hook(keep)
 
@@ -253,71 +245,31 @@ class Tensor:
         cut._version = self._version
         return cut
 
-    # -- operators ----------------------------------------------------------------------------------------------------
-
-    def __add__(self, other: Any) -> Tensor:
-        return OPERATIONS["add"].apply(*operands(self, other))
-
-    def __radd__(self, other: Any) -> Tensor:
-        return OPERATIONS["add"].apply(*operands(other, self))
-
-    def __sub__(self, other: Any) -> Tensor:
-        return OPERATIONS["subtract"].apply(*operands(self, other))
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return OPERATIONS["subtract"].apply(*operands(other, self))
-
-    def __mul__(self, other: Any) -> Tensor:
-        return OPERATIONS["multiply"].apply(*operands(self, other))
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["multiply"].apply(*operands(other, self))
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return OPERATIONS["divide"].apply(*operands(self, other))
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return OPERATIONS["divide"].apply(*operands(other, self))
-
-    def __pow__(self, other: Any) -> Tensor:
-        return OPERATIONS["power"].apply(*operands(self, other))
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return OPERATIONS["power"].apply(*operands(other, self))
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["matmul"].apply(*operands(self, other))
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["matmul"].apply(*operands(other, self))
-
-    def __neg__(self) -> Tensor:
-        return OPERATIONS["negative"].apply(self)
-
-    def __abs__(self) -> Tensor:
-        return OPERATIONS["abs"].apply(self)
-
-    abs = __abs__
+    # -- comparing and changing ----------------------------------------------------------------------------------------
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return Tensor(self._data == _plain(other))
+        return Tensor(self._data == plain(other))
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return Tensor(self._data != _plain(other))
+        return Tensor(self._data != plain(other))
 
     def __lt__(self, other: Any) -> Tensor:
-        return Tensor(self._data < _plain(other))
+        return Tensor(self._data < plain(other))
 
     def __le__(self, other: Any) -> Tensor:
-        return Tensor(self._data <= _plain(other))
+        return Tensor(self._data <= plain(other))
 
     def __gt__(self, other: Any) -> Tensor:
-        return Tensor(self._data > _plain(other))
+        return Tensor(self._data > plain(other))
 
     def __ge__(self, other: Any) -> Tensor:
-        return Tensor(self._data >= _plain(other))
+        return Tensor(self._data >= plain(other))
 
     __hash__ = object.__hash__  # by identity, although == compares elements
+
+    def argmax(self, axis: int | None = None) -> Tensor:
+        """The index of the (first) maximum; integers, without a gradient."""
+        return Tensor(self._data.argmax(axis))
 
     def __iadd__(self, other: Any) -> Tensor:
         return self._update("add", other)
@@ -335,7 +287,7 @@ class Tensor:
         """``t += other``: in place where nothing is recorded, otherwise a new tensor under the old name."""
         recorded = modes.grad_enabled and (self.requires_grad or getattr(other, "requires_grad", False))
         if not recorded:
-            getattr(array_module(self._data), name)(self._data, _plain(other), out=self._data, casting="same_kind")
+            getattr(array_module(self._data), name)(self._data, plain(other), out=self._data, casting="same_kind")
             self._version[0] += 1
             return self
         if self.is_leaf and self.requires_grad:
@@ -345,16 +297,13 @@ class Tensor:
             )
         return OPERATIONS[name].apply(*operands(self, other))
 
-    def __getitem__(self, index: Any) -> Tensor:
-        return OPERATIONS["getitem"].apply(self, index=_plain_index(index))
-
     def __setitem__(self, index: Any, value: Any) -> None:
         if modes.grad_enabled and (self.requires_grad or getattr(value, "requires_grad", False)):
             raise GraphError(
                 "assigning into a tensor would lose the gradient of what was there. Build the new tensor with "
                 "minires.where, concatenate, stack or pad, or assign inside `with minires.no_grad():`."
             )
-        self._data[_plain_index(index)] = _plain(value)
+        self._data[plain_index(index)] = plain(value)
         self._version[0] += 1
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Tensor:
@@ -362,7 +311,7 @@ class Tensor:
         name = _UFUNC_NAMES.get(ufunc.__name__, ufunc.__name__)
         if method == "__call__" and not kwargs:
             if name in _COMPARISONS:
-                return Tensor(ufunc(*(_plain(x) for x in inputs)))
+                return Tensor(ufunc(*(plain(x) for x in inputs)))
             if name in OPERATIONS:
                 return OPERATIONS[name].apply(*(operands(*inputs) if len(inputs) == 2 else inputs))
         call = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
@@ -370,85 +319,6 @@ class Tensor:
             f"{call} does not take a Tensor{' with ' + ', '.join(kwargs) if kwargs else ''}: its gradient would be "
             "lost. Use an operation of minires, or t.numpy() for the plain array."
         )
-
-    # -- methods that are operations ----------------------------------------------------------------------------------
-
-    def astype(self, dtype: Any) -> Tensor:
-        """The same values in another dtype; the gradient comes back in this one."""
-        dtype = np.dtype(dtype)
-        return self if dtype == self.dtype else OPERATIONS["astype"].apply(self, dtype=dtype)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same elements in another shape, one length of which may be -1."""
-        return OPERATIONS["reshape"].apply(self, shape=_unpack(shape))
-
-    def flatten(self, start_axis: int = 0) -> Tensor:
-        """All axes from ``start_axis`` on made one: ``flatten(1)`` keeps the batch."""
-        return OPERATIONS["flatten"].apply(self, start_axis=start_axis)
-
-    def transpose(self, *axes: Any) -> Tensor:
-        """The axes in the order given, or in reverse."""
-        return OPERATIONS["transpose"].apply(self, axes=_unpack(axes) or None)
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """The sum over ``axis``: an int, a tuple, or None for all."""
-        return OPERATIONS["sum"].apply(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """The mean over ``axis``."""
-        return OPERATIONS["mean"].apply(self, axis=axis, keepdims=keepdims)
-
-    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
-        """The variance over ``axis``, divided by ``n - ddof`` (NumPy's convention: biased unless ``ddof=1``)."""
-        return OPERATIONS["var"].apply(self, axis=axis, keepdims=keepdims, ddof=ddof)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """The maximum over ``axis``; the gradient goes to the first of equal elements."""
-        return OPERATIONS["max"].apply(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """The minimum over ``axis``; the gradient goes to the first of equal elements."""
-        return OPERATIONS["min"].apply(self, axis=axis, keepdims=keepdims)
-
-    def argmax(self, axis: int | None = None) -> Tensor:
-        """The index of the (first) maximum; integers, without a gradient."""
-        return Tensor(self._data.argmax(axis))
-
-    def exp(self) -> Tensor:
-        """e to the power of each element."""
-        return OPERATIONS["exp"].apply(self)
-
-    def log(self) -> Tensor:
-        """The natural logarithm."""
-        return OPERATIONS["log"].apply(self)
-
-    def sqrt(self) -> Tensor:
-        """The square root."""
-        return OPERATIONS["sqrt"].apply(self)
-
-    def tanh(self) -> Tensor:
-        """The hyperbolic tangent."""
-        return OPERATIONS["tanh"].apply(self)
-
-    def sigmoid(self) -> Tensor:
-        """1 / (1 + exp(-x)), without overflow."""
-        return OPERATIONS["sigmoid"].apply(self)
-
-    def relu(self) -> Tensor:
-        """max(x, 0); the derivative at 0 is taken as 0."""
-        return OPERATIONS["relu"].apply(self)
-
-    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
-        """Elements limited to [low, high]; the gradient passes where they already were inside, ends included."""
-        return OPERATIONS["clip"].apply(self, low=low, high=high)
-
-    def softmax(self, axis: int = -1) -> Tensor:
-        """exp(x) / sum(exp(x)) over ``axis``, without overflow."""
-        return OPERATIONS["softmax"].apply(self, axis=axis)
-
-    def log_softmax(self, axis: int = -1) -> Tensor:
-        """log(softmax(x)), without overflow."""
-        return OPERATIONS["log_softmax"].apply(self, axis=axis)
 
 
 def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
@@ -475,51 +345,3 @@ def _as_array(data: Any, dtype: Any) -> Array:
     if array.dtype.kind not in "fiubc":
         raise TypeError(f"a Tensor holds numbers, not {array.dtype} ({type(data).__name__} was given).")
     return array
-
-
-def operands(a: Any, b: Any) -> tuple[Any, Any]:
-    """The operands of a binary operation, in one dtype.
-
-    Between tensors the wider floating dtype wins, and floating wins over integer; a number or plain array takes the
-    dtype of the tensor beside it.  NumPy's own rules differ between its versions 1 and 2 and would widen float32.
-    """
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype == b.dtype:
-            return a, b
-        kinds = a.dtype.kind + b.dtype.kind
-        if kinds == "ff":
-            wider = np.promote_types(a.dtype, b.dtype)
-            return a.astype(wider), b.astype(wider)
-        if kinds[0] == "f":
-            return a, b._data.astype(a.dtype)
-        return (a._data.astype(b.dtype), b) if kinds[1] == "f" else (a, b)
-    if isinstance(a, Tensor):
-        return a, _constant(b, a)
-    return _constant(a, b), b
-
-
-def _constant(value: Any, beside: Tensor) -> Any:
-    """A number or array as it enters an operation beside a tensor."""
-    if beside.dtype.kind != "f":
-        if isinstance(value, float):  # a wrapped number, so that an integer tensor becomes float32 and not float64
-            return np.float32(value)
-        return value
-    if isinstance(value, int | float | np.number):
-        return beside.dtype.type(value)
-    array = array_module(beside._data, value).asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"a Tensor cannot be combined with {type(value).__name__} {value!r}.")
-    return array.astype(beside.dtype, copy=False)
-
-
-def _plain(value: Any) -> Any:
-    return value._data if isinstance(value, Tensor) else value
-
-
-def _plain_index(index: Any) -> Any:
-    return tuple(_plain(i) for i in index) if isinstance(index, tuple) else _plain(index)
-
-
-def _unpack(values: tuple[Any, ...]) -> tuple[int, ...]:
-    """``f(2, 3)`` and ``f((2, 3))`` alike."""
-    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], tuple | list) else values

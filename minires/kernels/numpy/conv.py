@@ -1,12 +1,13 @@
 """Convolution by im2col: every window unrolled into a row, so that one matrix product does the work.
 
-The columns of a whole batch are nine times the picture and fall out of every cache; those of a few images do not.  So all
-three passes go through the batch a tile at a time.
+The columns of a whole batch are nine times the picture and fall out of every cache; those of a few images do not.  So
+all three passes go through the batch a tile at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def channel_sum(x):
 
     One partial sum for each image keeps the rounding error of float32 small.
     """
-    images = np.ascontiguousarray(x).reshape(x.shape[0], -1, x.shape[-1]) if x.ndim > 1 else x[None, None]
+    shape = (x.shape[0], prod(x.shape[1:-1]), x.shape[-1]) if x.ndim > 1 else (1, 1, x.shape[0])
+    images = np.ascontiguousarray(x).reshape(shape)
     return (np.ones((1, images.shape[1]), x.dtype) @ images).sum((0, 1), dtype=x.dtype)
 
 
@@ -85,7 +87,7 @@ def col2im(unrolled, x_shape, kernel: Pair, positions: Pair, stride: Pair, paddi
     for u in range(kernel[0]):
         for v in range(kernel[1]):
             seen = reach(u, positions[0], stride[0], dilation[0]), reach(v, positions[1], stride[1], dilation[1])
-            dx[:, *seen] += np.moveaxis(windows[:, :, :, :, u, v], 0, 3)
+            dx[(slice(None), *seen)] += np.moveaxis(windows[:, :, :, :, u, v], 0, 3)
     inside = dx[:, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
     return inside.reshape(x_shape)
 

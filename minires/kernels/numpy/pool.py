@@ -17,7 +17,10 @@ def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
     positions = _positions(x.shape, kernel, stride, padding)
     padded = _bordered(x, padding, -np.inf)
     y = np.full((x.shape[0], *positions, x.shape[3]), -np.inf, x.dtype)
-    chosen = np.zeros(y.shape, np.int16)
+    chosen = np.empty(y.shape, np.min_scalar_type(kernel[0] * kernel[1]))
+    # to begin with the first cell that is not padding: it stays the choice in a window that holds only -inf
+    first = [np.maximum(0, padding[a] - stride[a] * np.arange(positions[a])) for a in (0, 1)]
+    chosen[...] = (first[0][:, None] * kernel[1] + first[1])[..., None]
     for cell, (rows, columns) in enumerate(_cells(kernel, positions, stride)):
         values = padded[:, rows, columns]
         better = (values > y) | (np.isnan(values) & ~np.isnan(y))

@@ -13,7 +13,7 @@ def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
     Of equal elements the first is chosen.  A NaN anywhere in the window is its maximum, so that it is not hidden.
     """
     y = np.empty(_output_shape(x.shape, kernel, stride, padding), x.dtype)
-    chosen = np.zeros(y.shape, np.int16)
+    chosen = np.zeros(y.shape, np.min_scalar_type(kernel[0] * kernel[1]))
     for n, i, j, c in np.ndindex(y.shape):
         best, cell = -np.inf, -1
         for u, row in taps(i, kernel[0], stride[0], padding[0], 1, x.shape[1]):

@@ -1,0 +1,5 @@
+"""``python -m minires`` is ``minires``."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""minires gradcheck."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..gradcheck import gradcheck
+from ..models.blocks import SHORTCUTS
+from ..nn import BatchNorm2d
+from .summarise import model_and_size
+
+
+def add(commands: Any) -> None:
+    """Enter the command."""
+    parser = commands.add_parser(
+        "gradcheck",
+        help="check the gradients of a network",
+        description="Compare every parameter's gradient with central differences, in float64, in training mode.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("model", metavar="MODEL", help="resnetN or plainN")
+    parser.add_argument("--size", type=int, default=9, metavar="PIXELS", help="of the pictures (9)")
+    parser.add_argument("--batch", type=int, default=3, help="how many pictures (3)")
+    parser.add_argument("--entries", type=int, default=3, metavar="N", help="measured in each parameter (3)")
+    parser.add_argument("--shortcut", choices=SHORTCUTS)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and choice of entries (0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; exit status 1 if a gradient is wrong."""
+    for name in ("size", "batch", "entries"):
+        if getattr(options, name) < 1:
+            raise ArgumentError(f"--{name} must be positive, got {getattr(options, name)}.")
+    model, _ = model_and_size(options.model, {"shortcut": options.shortcut} if options.shortcut else {})
+    rng = np.random.default_rng(options.seed)
+    for module in model.modules():
+        if isinstance(module, BatchNorm2d):  # 1 and 0 would hide a gamma left out
+            module.gamma.data[...] = 1 + 0.3 * rng.standard_normal(module.gamma.shape)
+            module.beta.data[...] = 0.3 * rng.standard_normal(module.beta.shape)
+    pictures = rng.standard_normal((options.batch, options.size, options.size, 3))
+    report = gradcheck(model, {"x": pictures}, seed=options.seed, max_entries=options.entries, name=options.model)
+    print(report)
+    print("all gradients agree" if report.ok else "some gradients do not agree: see above")
+    return 0 if report.ok else 1

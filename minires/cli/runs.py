@@ -1,0 +1,76 @@
+"""minires eval and minires predict."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..train import Run, evaluate, load_sets
+
+
+def add(commands: Any) -> None:
+    """Enter both commands."""
+    parser = commands.add_parser("eval", help="test a trained network", description="Loss and error on the test set.")
+    parser.set_defaults(run=run_eval)
+    parser.add_argument("folder", metavar="RUN", help="folder of a run")
+    parser.add_argument("--data", metavar="NAME|PATH", help="other data of the same kind than it was trained on")
+
+    parser = commands.add_parser(
+        "predict", help="classify pictures", description="Classify picture files; each is scaled to the network's size."
+    )
+    parser.set_defaults(run=run_predict)
+    parser.add_argument("folder", metavar="RUN", help="folder of a run")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG, JPEG, ...")
+    parser.add_argument("--invert", action="store_true", help="swap light and dark: for dark ink on light paper")
+
+
+def run_eval(options: argparse.Namespace) -> None:
+    """Print the metrics, for each class too."""
+    run = Run(options.folder)
+    sets = load_sets(replace(run.config, data=options.data or run.config.data))
+    if sets.test.image_shape != run.image_shape or sets.test.classes != run.classes:
+        raise DataError(
+            f"the run was trained on pictures {run.image_shape} of {len(run.classes)} classes, but {sets.test!r} is "
+            "something else. Give the data it was trained on with --data."
+        )
+    metrics = evaluate(run.model, sets.test, run.transform)
+    print(f"{run.config.model}, iteration {run.iteration}, on {sets.test!r}")
+    print(f"loss {metrics.loss:.4f}   error {100 * metrics.error:.2f}%   accuracy {100 * metrics.accuracy:.2f}%")
+    width = max(map(len, run.classes))
+    for k in range(len(run.classes)):
+        counts = metrics.confusion[k]
+        if not counts.sum():
+            continue
+        others = np.where(np.arange(len(counts)) == k, 0, counts)
+        taken = f"   most often taken for {run.classes[int(others.argmax())]}" if others.any() else ""
+        print(f"  {run.classes[k]:<{width}}  {100 * counts[k] / counts.sum():6.2f}% of {counts.sum()}{taken}")
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    """Print the three most probable classes of each picture."""
+    run = Run(options.folder)
+    images = np.stack([_read(path, run.image_shape, options.invert) for path in options.images])
+    for path, p in zip(options.images, run.probabilities(images), strict=True):
+        best = np.argsort(-p)[:3]
+        print(f"{path}: " + ", ".join(f"{run.classes[k]} {100 * p[k]:.1f}%" for k in best))
+
+
+def _read(path: Path, shape: tuple[int, ...], invert: bool) -> np.ndarray:
+    """A picture file as bytes (H, W, C) of the network's size."""
+    from PIL import Image, UnidentifiedImageError  # Pillow comes with matplotlib
+
+    height, width, channels = shape
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
+    except FileNotFoundError:
+        raise DataError(f"there is no picture {path}.") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable picture ({error}).") from None
+    pixels = np.asarray(image).reshape(height, width, channels)
+    return 255 - pixels if invert else pixels

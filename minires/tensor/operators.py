@@ -1,0 +1,208 @@
+"""What can be written with tensors: operators and methods, each the name of an operation.
+
+The operations themselves stand above the tensor in the import order.  So only names are used here, and
+`class Add(Function, operator="add")` in minires/ops enters itself under its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import array_module
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+OPERATIONS: dict[str, Any] = {}
+
+
+class Operators:
+    """The differentiable operators and methods of `Tensor`."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Any) -> Tensor:
+        return OPERATIONS["add"].apply(*operands(self, other))
+
+    def __radd__(self, other: Any) -> Tensor:
+        return OPERATIONS["add"].apply(*operands(other, self))
+
+    def __sub__(self, other: Any) -> Tensor:
+        return OPERATIONS["subtract"].apply(*operands(self, other))
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return OPERATIONS["subtract"].apply(*operands(other, self))
+
+    def __mul__(self, other: Any) -> Tensor:
+        return OPERATIONS["multiply"].apply(*operands(self, other))
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return OPERATIONS["multiply"].apply(*operands(other, self))
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return OPERATIONS["divide"].apply(*operands(self, other))
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return OPERATIONS["divide"].apply(*operands(other, self))
+
+    def __pow__(self, other: Any) -> Tensor:
+        return OPERATIONS["power"].apply(*operands(self, other))
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return OPERATIONS["power"].apply(*operands(other, self))
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return OPERATIONS["matmul"].apply(*operands(self, other))
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return OPERATIONS["matmul"].apply(*operands(other, self))
+
+    def __neg__(self) -> Tensor:
+        return OPERATIONS["negative"].apply(self)
+
+    def __abs__(self) -> Tensor:
+        return OPERATIONS["abs"].apply(self)
+
+    abs = __abs__
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return OPERATIONS["getitem"].apply(self, index=plain_index(index))
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
+        """All axes in reverse order."""
+        return self.transpose()
+
+    def astype(self: Any, dtype: Any) -> Tensor:
+        """The same values in another dtype; the gradient comes back in this one."""
+        dtype = np.dtype(dtype)
+        return self if dtype == self.dtype else OPERATIONS["astype"].apply(self, dtype=dtype)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape, one length of which may be -1."""
+        return OPERATIONS["reshape"].apply(self, shape=_unpack(shape))
+
+    def flatten(self, start_axis: int = 0) -> Tensor:
+        """All axes from ``start_axis`` on made one: ``flatten(1)`` keeps the batch."""
+        return OPERATIONS["flatten"].apply(self, start_axis=start_axis)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """The axes in the order given, or in reverse."""
+        return OPERATIONS["transpose"].apply(self, axes=_unpack(axes) or None)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The sum over ``axis``: an int, a tuple, or None for all."""
+        return OPERATIONS["sum"].apply(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The mean over ``axis``."""
+        return OPERATIONS["mean"].apply(self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+        """The variance over ``axis``, divided by ``n - ddof`` (NumPy's convention: biased unless ``ddof=1``)."""
+        return OPERATIONS["var"].apply(self, axis=axis, keepdims=keepdims, ddof=ddof)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The maximum over ``axis``; the gradient goes to the first of equal elements."""
+        return OPERATIONS["max"].apply(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The minimum over ``axis``; the gradient goes to the first of equal elements."""
+        return OPERATIONS["min"].apply(self, axis=axis, keepdims=keepdims)
+
+    def exp(self) -> Tensor:
+        """e to the power of each element."""
+        return OPERATIONS["exp"].apply(self)
+
+    def log(self) -> Tensor:
+        """The natural logarithm."""
+        return OPERATIONS["log"].apply(self)
+
+    def sqrt(self) -> Tensor:
+        """The square root."""
+        return OPERATIONS["sqrt"].apply(self)
+
+    def tanh(self) -> Tensor:
+        """The hyperbolic tangent."""
+        return OPERATIONS["tanh"].apply(self)
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + exp(-x)), without overflow."""
+        return OPERATIONS["sigmoid"].apply(self)
+
+    def relu(self) -> Tensor:
+        """max(x, 0); the derivative at 0 is taken as 0."""
+        return OPERATIONS["relu"].apply(self)
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
+        """Elements limited to [low, high]; the gradient passes where they already were inside, ends included."""
+        return OPERATIONS["clip"].apply(self, low=low, high=high)
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        """exp(x) / sum(exp(x)) over ``axis``, without overflow."""
+        return OPERATIONS["softmax"].apply(self, axis=axis)
+
+    def log_softmax(self, axis: int = -1) -> Tensor:
+        """log(softmax(x)), without overflow."""
+        return OPERATIONS["log_softmax"].apply(self, axis=axis)
+
+
+def operands(a: Any, b: Any) -> tuple[Any, Any]:
+    """The operands of a binary operation, in one dtype.
+
+    Between tensors the wider floating dtype wins, and floating wins over integer; a number or plain array takes the
+    dtype of the tensor beside it.  NumPy's own rules differ between its versions 1 and 2 and would widen float32.
+    """
+    if _is_tensor(a) and _is_tensor(b):
+        if a.dtype == b.dtype:
+            return a, b
+        kinds = a.dtype.kind + b.dtype.kind
+        if kinds == "ff":
+            wider = np.promote_types(a.dtype, b.dtype)
+            return a.astype(wider), b.astype(wider)
+        if kinds[0] == "f":
+            return a, b._data.astype(a.dtype)
+        return (a._data.astype(b.dtype), b) if kinds[1] == "f" else (a, b)
+    if _is_tensor(a):
+        return _beside(a, b)
+    b, a = _beside(b, a)
+    return a, b
+
+
+def _beside(t: Any, value: Any) -> tuple[Any, Any]:
+    """A tensor, and the number or array beside it, as they enter an operation."""
+    is_number = isinstance(value, int | float | np.number)
+    if t.dtype.kind == "f" and is_number:
+        return t, t.dtype.type(value)
+    if is_number and not isinstance(value, float | np.floating):
+        return t, value
+    # an integer tensor beside something floating: numbers count as float32 here as everywhere
+    array = np.float32(value) if is_number else array_module(t._data, value).asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a Tensor cannot be combined with {type(value).__name__} {value!r}.")
+    if t.dtype.kind == "f":
+        return t, array.astype(t.dtype, copy=False)
+    if array.dtype.kind == "f" and not hasattr(value, "dtype"):
+        array = np.float32(array)  # a list of Python floats
+    return (t.astype(array.dtype) if array.dtype.kind == "f" else t), array
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Operators)
+
+
+def plain(value: Any) -> Any:
+    """The array of a tensor; anything else as it is."""
+    return value._data if _is_tensor(value) else value
+
+
+def plain_index(index: Any) -> Any:
+    """An index with arrays in place of tensors."""
+    return tuple(plain(i) for i in index) if isinstance(index, tuple) else plain(index)
+
+
+def _unpack(values: tuple[Any, ...]) -> tuple[int, ...]:
+    """``f(2, 3)`` and ``f((2, 3))`` alike."""
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], tuple | list) else values

@@ -1,0 +1,57 @@
+"""Loss and error of a model on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import functional as F
+from ..data import DataLoader, Dataset
+from ..nn import Module
+from ..tensor import Tensor, no_grad
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What `evaluate` measures.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        error: share of images whose most probable class is wrong, 0 to 1.
+        confusion: (K, K) counts, true class down, predicted class across.
+    """
+
+    loss: float
+    error: float
+    confusion: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified rightly."""
+        return 1 - self.error
+
+
+def evaluate(model: Module, dataset: Dataset, transform: Callable, batch_size: int = 250) -> Metrics:
+    """Run the model over a data set in evaluation mode, which is put back afterwards.
+
+    Args:
+        model: pictures (N, H, W, C) -> logits (N, K).
+        dataset: what to measure on.
+        transform: as for `DataLoader`; without augmentation.
+        batch_size: images at a time; does not change the result beyond rounding.
+    """
+    was_training = model.training
+    model.eval()
+    classes = len(dataset.classes)
+    loss, confusion = 0.0, np.zeros((classes, classes), np.int64)
+    try:
+        with no_grad():
+            for images, labels in DataLoader(dataset, batch_size, transform=transform):
+                logits = model(Tensor(images))
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                np.add.at(confusion, (labels, logits.numpy().argmax(1)), 1)
+    finally:
+        model.train(was_training)
+    return Metrics(loss / len(dataset), 1 - float(np.trace(confusion)) / len(dataset), confusion)

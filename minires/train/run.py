@@ -1,0 +1,55 @@
+"""A finished (or interrupted) run, read back from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..data import eval_transform
+from ..errors import CheckpointError
+from ..nn import Module
+from ..tensor import Tensor, no_grad
+from .checkpoint import load_checkpoint, without_prefix
+from .config import Config
+from .trainer import CHECKPOINT, model_for
+
+
+class Run:
+    """The model of a run with the weights of its checkpoint, and how its pictures are prepared.
+
+    Args:
+        folder: what `Trainer` wrote, or the checkpoint file itself.
+
+    Attributes:
+        config: the recipe.
+        model: the network, in evaluation mode.
+        classes: their names.
+        image_shape: (H, W, C) of the pictures it takes.
+        iteration: optimiser steps it was trained for.
+        transform: bytes (N, H, W, C) to what the network takes.
+
+    Raises:
+        CheckpointError: there is no run, or its checkpoint cannot be used.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        path = folder / CHECKPOINT if folder.is_dir() else folder
+        arrays, meta = load_checkpoint(path)
+        try:
+            self.config = Config.from_dict(meta["config"])
+            self.classes = tuple(meta["model"]["classes"])
+            self.image_shape = tuple(meta["model"]["image_shape"])
+            self.iteration = meta["iteration"]
+            self.transform = eval_transform(arrays["mean"])
+        except KeyError as error:
+            raise CheckpointError(f"{path} has no entry {error}: it is not the checkpoint of a run.") from None
+        self.model: Module = model_for(self.config, self.image_shape, len(self.classes))
+        self.model.load_state_dict(without_prefix("model", arrays))
+        self.model.eval()
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Pictures (N, H, W, C) of bytes -> softmax probabilities (N, K)."""
+        with no_grad():
+            return self.model(Tensor(self.transform(images, np.random.default_rng()))).softmax().numpy()

@@ -1,0 +1,344 @@
+"""Trainer: the loop, and everything that has to survive an interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from ..backend import default_generator, manual_seed
+from ..data import DataLoader
+from ..errors import CheckpointError, DivergedError
+from ..models import build
+from ..nn import Module
+from ..optim import SGD, Adam, ConstantLR, CosineLR, MultiStepLR, Optimizer, Schedule, WarmUp
+from ..tensor import Tensor
+from .checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
+from .config import Config
+from .evaluate import Metrics, evaluate
+from .log import append_line, cut_after, draw_curves
+from .sets import Sets, load_sets
+
+CHECKPOINT, CONFIG, LOG, CURVES = "checkpoint.npz", "config.json", "log.jsonl", "curves.png"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved and can go on
+    """Ctrl-C: the run is saved and can be resumed."""
+
+
+class Trainer:
+    """A run: a model, its data, an optimiser and a schedule, in a folder.
+
+        trainer = Trainer(Config(data="digits", model="resnet8", epochs=12), out="runs/mine")
+        trainer.fit()
+
+    Everything random is counted or saved, so that a run that was killed and resumed ends with the same weights, bit for
+    bit, as one that was not.
+
+    Args:
+        config: the recipe.
+        out: folder for config.json, log.jsonl, checkpoint.npz and curves.png; None writes nothing.
+        sets: the data; loaded as the configuration says if left out.
+        model: the network; built as the configuration says if left out.
+        resume: go on from the checkpoint in ``out``, or start there if the run was killed before its first one.
+        on_step: called with the trainer after every iteration.
+        report: called with a line of text now and then; `print`, for example.
+
+    Attributes:
+        iteration: optimiser steps done.
+        iterations: optimiser steps in all.
+
+    Raises:
+        CheckpointError: ``out`` holds a run and ``resume`` was not asked for, or one of another configuration.
+        DataError: the data is not there.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: str | Path | None = None,
+        sets: Sets | None = None,
+        model: Module | None = None,
+        resume: bool = False,
+        on_step: Callable[[Trainer], Any] | None = None,
+        report: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.config, self.on_step = config, on_step
+        self.report = report or (lambda line: None)
+        self.out = None if out is None else Path(out)
+        self._check_folder(resume)
+        self.sets = sets or load_sets(config)
+        manual_seed(config.seed)
+        self.model = model or build_model(config, self.sets)
+        self.loader = DataLoader(
+            self.sets.train,
+            config.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            transform=self.sets.train_transform if config.augment else self.sets.test_transform,
+        )
+        self.iterations = config.length(len(self.loader))
+        self.optimizer = build_optimizer(config, self.model)
+        self.schedule = build_schedule(config, self.optimizer, self.iterations)
+        self.iteration = 0
+        self._sums = {"loss": 0.0, "wrong": 0, "images": 0}  # since the last line of the log
+        self._epoch_sums = dict(self._sums)
+        self._saved_at: int | None = None
+        self._seconds = 0.0  # spent training, in earlier sittings too
+        if self.out is not None:
+            self._open_folder(self.out, resume)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> float:
+        """How many times the training set has been seen, with fractions."""
+        return self.iteration / len(self.loader)
+
+    def fit(self) -> Metrics:
+        """Train to the end of the schedule, and return the metrics on the test set.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite; the last good checkpoint is kept.
+            Interrupted: after Ctrl-C; everything was saved.
+        """
+        metrics = None
+        started = time.perf_counter() - self._seconds
+        with _StopOnRequest() as stop, contextlib.closing(self._batches()) as batches:
+            for images, labels in itertools.islice(batches, self.iterations - self.iteration):
+                self._step(images, labels)
+                self._seconds = time.perf_counter() - started
+                last = self.iteration == self.iterations
+                end_of_epoch = last or self.iteration % len(self.loader) == 0
+                if end_of_epoch:
+                    metrics = self._test()
+                stopping = stop.requested and not last  # asked once: a later request waits for the next iteration
+                if end_of_epoch or stopping or self.iteration % self.config.checkpoint_every == 0:
+                    self.save()
+                if self.on_step is not None:
+                    self.on_step(self)
+                if stopping:
+                    self._draw()
+                    raise Interrupted(f"stopped at iteration {self.iteration} of {self.iterations}")
+        self._draw()
+        return metrics or self.evaluate()
+
+    def _batches(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+        """Epoch after epoch, without end, from where the loader stands."""
+        self.loader.load_state_dict(self.loader.state_dict())  # in the middle of an epoch too: fit() after Ctrl-C
+        while True:
+            yield from self.loader
+
+    def _step(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """One iteration: forward, backward, update."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        logits = self.model(Tensor(images))
+        loss = F.cross_entropy(logits, labels, self.config.label_smoothing)
+        value = loss.item()
+        if not np.isfinite(value):
+            raise DivergedError(self._diverged(value))
+        loss.backward()
+        self.last_loss, lr = value, self.optimizer.groups[0]["lr"]
+        self.optimizer.step()
+        self.schedule.step()
+        self.iteration += 1
+        wrong = int((logits.numpy().argmax(1) != labels).sum())
+        for sums in (self._sums, self._epoch_sums):
+            sums["loss"] += value * len(labels)
+            sums["wrong"] += wrong
+            sums["images"] += len(labels)
+        if self.iteration % self.config.log_every == 0:
+            self._log("train", self._sums, lr)
+
+    def evaluate(self) -> Metrics:
+        """Loss and error on the test set, or on the images held out."""
+        return evaluate(self.model, self.sets.test, self.sets.test_transform)
+
+    def _test(self) -> Metrics:
+        """The line at the end of an epoch."""
+        metrics = self.evaluate()
+        train = _means(self._epoch_sums)
+        lr = self.optimizer.groups[0]["lr"]
+        if self.out is not None:
+            record = {"kind": "test", **self._where(lr), "loss": metrics.loss, "error": metrics.error}
+            append_line(self.out / LOG, record)
+        self.report(
+            f"epoch {self.epoch:6.2f}   train loss {train['loss']:.4f} error {100 * train['error']:6.2f}%"
+            f"   test loss {metrics.loss:.4f} error {100 * metrics.error:6.2f}%   lr {lr:.4g}"
+        )
+        self._epoch_sums = dict.fromkeys(self._epoch_sums, 0)
+        return metrics
+
+    def _log(self, kind: str, sums: dict[str, Any], lr: float) -> None:
+        if self.out is not None:
+            append_line(self.out / LOG, {"kind": kind, **self._where(lr), **_means(sums)})
+        for name in sums:
+            sums[name] = 0
+
+    def _where(self, lr: float) -> dict[str, Any]:
+        seconds = round(self._seconds, 3)
+        return {"iteration": self.iteration, "epoch": round(self.epoch, 4), "lr": lr, "seconds": seconds}
+
+    def _draw(self) -> None:
+        if self.out is not None:
+            draw_curves(self.out / LOG, self.out / CURVES, f"{self.config.model} on {self.sets.kind}")
+
+    def _diverged(self, value: float) -> str:
+        lr = self.optimizer.groups[0]["lr"]
+        kept = "" if self._saved_at is None else f" The checkpoint of iteration {self._saved_at} is kept in {self.out}."
+        return (
+            f"the training loss became {value} at iteration {self.iteration + 1} (epoch {self.epoch:.2f}, "
+            f"learning rate {lr:g}).{kept} Try a smaller learning rate, or a warm-up."
+        )
+
+    # -- the folder ---------------------------------------------------------------------------------------------------
+
+    def _check_folder(self, resume: bool) -> None:
+        """Before anything is loaded: is the folder ours to write in?"""
+        if self.out is None:
+            return
+        if self.out.exists() and not self.out.is_dir():
+            raise CheckpointError(f"{self.out} is a file; the run needs a folder. Choose another one.")
+        if not (self.out / CONFIG).exists():
+            return
+        if not resume:
+            raise CheckpointError(
+                f"{self.out} already holds a run. Go on with it by resuming (--resume), or choose another folder."
+            )
+        differences = self.config.differences(Config.read(self.out / CONFIG))
+        if differences:
+            raise CheckpointError(
+                f"{self.out} holds a run with other settings: {'; '.join(differences)}. Resume it with the command "
+                "that started it."
+            )
+
+    def _open_folder(self, out: Path, resume: bool) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        if resume and (out / CHECKPOINT).exists():
+            self.load(out / CHECKPOINT)
+            cut_after(out / LOG, self.iteration)
+            self.report(f"resumed {out} at iteration {self.iteration} of {self.iterations}")
+            return
+        (out / LOG).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+        self.config.write(out / CONFIG)
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint: weights, momentum, statistics, and where every source of randomness stands."""
+        if self.out is None:
+            return
+        optimizer = self.optimizer.state_dict()
+        arrays = with_prefix("model", self.model.state_dict()) | with_prefix("optimizer", optimizer["state"])
+        arrays["mean"] = self.sets.mean
+        meta = {
+            "config": self.config.__dict__,
+            "model": {"classes": list(self.sets.train.classes), "image_shape": list(self.sets.train.image_shape)},
+            "groups": optimizer["groups"],
+            "schedule": self.schedule.state_dict(),
+            "loader": self.loader.state_dict(),
+            "generator": default_generator().bit_generator.state,
+            "iteration": self.iteration,
+            "seconds": self._seconds,
+            "sums": [self._sums, self._epoch_sums],
+        }
+        save_checkpoint(self.out / CHECKPOINT, arrays, meta)
+        self._saved_at = self.iteration
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same configuration."""
+        arrays, meta = load_checkpoint(path)
+        differences = self.config.differences(Config.from_dict(meta["config"]))
+        if differences:
+            raise CheckpointError(f"{path} is of a run with other settings: {'; '.join(differences)}.")
+        self.model.load_state_dict(without_prefix("model", arrays))
+        self.optimizer.load_state_dict({"groups": meta["groups"], "state": without_prefix("optimizer", arrays)})
+        self.schedule.load_state_dict(meta["schedule"])
+        self.loader.load_state_dict(meta["loader"])
+        default_generator().bit_generator.state = meta["generator"]
+        self.iteration, self._seconds = meta["iteration"], meta["seconds"]
+        self._sums, self._epoch_sums = meta["sums"]
+        self._saved_at = self.iteration
+
+
+def build_model(config: Config, sets: Sets) -> Module:
+    """The network of a configuration, for the pictures and classes of the data."""
+    return model_for(config, sets.train.image_shape, len(sets.train.classes))
+
+
+def model_for(config: Config, image_shape: tuple[int, ...], classes: int) -> Module:
+    """The network of a configuration for pictures (H, W, C)."""
+    options: dict[str, Any] = {
+        "classes": classes,
+        "in_channels": image_shape[2],
+        "zero_init_residual": config.zero_init_residual,
+        "generator": config.seed,
+    }
+    if config.shortcut is not None:
+        options["shortcut"] = config.shortcut
+    if config.width != Config.width:
+        options["width"] = config.width
+    return build(config.model, **options)
+
+
+def build_optimizer(config: Config, model: Module) -> Optimizer:
+    """The optimiser of a configuration; with ``decay="weights"`` biases, gammas and betas do not decay."""
+    parameters = list(model.parameters())
+    if config.decay == "weights":
+        groups: list[Any] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    else:
+        groups = parameters
+    if config.optimizer == "adam":
+        return Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return SGD(groups, config.lr, config.momentum, config.weight_decay, config.nesterov)
+
+
+def build_schedule(config: Config, optimizer: Optimizer, iterations: int) -> Schedule:
+    """The learning-rate schedule of a configuration, with its warm-up."""
+    schedule: Schedule
+    if config.schedule == "steps":
+        schedule = MultiStepLR(optimizer, config.drops(iterations))
+    elif config.schedule == "cosine":
+        schedule = CosineLR(optimizer, iterations)
+    else:
+        schedule = ConstantLR(optimizer)
+    if config.warmup_length() and config.lr:
+        schedule = WarmUp(schedule, config.warmup_length(), config.warmup_lr / config.lr)
+    return schedule
+
+
+def _means(sums: dict[str, Any]) -> dict[str, float]:
+    images = max(1, sums["images"])
+    return {"loss": sums["loss"] / images, "error": sums["wrong"] / images}
+
+
+class _StopOnRequest:
+    """Turns Ctrl-C into a request that the loop meets at the end of its iteration; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> _StopOnRequest:
+        if threading.current_thread() is threading.main_thread():  # only there may signals be handled
+            self._before = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGINT, self._before)
+
+    def _request(self, *_: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,123 @@
+"""Changing a tensor in place: what is allowed, what is refused, and what backward notices afterwards."""
+
+import operator
+
+import numpy as np
+import pytest
+
+import minires
+from minires import Tensor, tensor
+from minires import functional as F
+from minires.errors import GraphError, ShapeError
+
+
+def _assign(t):
+    t[0] = 5.0
+
+
+def _add(t):
+    t += 1.0
+
+
+def _through_data(t):
+    t.data -= 1.0
+
+
+CHANGES = {
+    "setitem": _assign, "+=": _add, "data": _through_data, "view": lambda t: _assign(t.reshape(3, 1)),
+    "view of a view": lambda t: _add(t.reshape(3, 1).T[0]), "detached": lambda t: _assign(t.detach()),
+    "Tensor of it": lambda t: _assign(Tensor(t)), "getitem": lambda t: _add(t[1:]),
+}  # fmt: skip
+SAVING = {
+    "mul": lambda x: x * x,
+    "exp": lambda x: x.exp(),
+    "matmul": lambda x: x @ x,
+    "view": lambda x: x.reshape(1, 3) ** 2,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("save", SAVING.values(), ids=SAVING)
+def test_a_saved_array_that_changed_is_noticed(save, change):
+    x = tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = save(x)
+    with minires.no_grad():
+        change(y if save is SAVING["exp"] else x)  # exp saves its output, the others their input
+    with pytest.raises(GraphError, match=r"an array that it saved in the forward pass was changed in place since"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_that_matters_to_nobody_is_allowed(change):
+    x = tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = x + 1  # keeps no array
+    with minires.no_grad():
+        change(x)
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 1, 1]
+
+
+def test_new_memory_under_the_old_name_leaves_the_old_graph_alone():
+    x = tensor([1.0, 2.0], requires_grad=True)
+    y = (x * x).sum()
+    x.data = np.array([10.0, 20.0])
+    y.backward()
+    assert x.grad.tolist() == [2, 4]
+    assert x.dtype == np.float32
+    with pytest.raises(ShapeError, match=r"cannot put an array of shape \(3,\) into a tensor of shape \(2,\)"):
+        x.data = np.zeros(3)
+
+
+@pytest.mark.parametrize("change", [_assign, _add])
+def test_a_leaf_is_not_changed_while_operations_are_recorded(change):
+    x = tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(GraphError, match=r"no_grad\(\):"):
+        change(x)
+    constant = tensor([1.0, 2.0])
+    with pytest.raises(GraphError, match="would lose the gradient"):
+        constant[0] = x[0]
+    assert (x.numpy().tolist(), constant.numpy().tolist()) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("op", "result"), [("iadd", [4, 8]), ("isub", [0, 4]), ("imul", [4, 12]), ("itruediv", [1, 3])]
+)
+def test_in_place_operators_keep_memory_without_a_graph_and_record_with_one(op, result):
+    x = constant = tensor([2.0, 6.0])
+    memory = x.data
+    x = getattr(operator, op)(x, np.full(2, 2.0))
+    assert x is constant
+    assert x.data is memory
+    assert (x.numpy().tolist(), x.dtype) == (result, np.float32)
+    leaf = tensor([2.0, 6.0], requires_grad=True)
+    y = old = leaf * 1
+    y = getattr(operator, op)(y, 2.0)
+    assert y is not old
+    assert y.numpy().tolist() == result
+    assert y.requires_grad
+
+
+@pytest.mark.parametrize("operation", [
+    lambda x, i, mask: x[i], lambda x, i, mask: x[mask], lambda x, i, mask: F.where(mask, x, 0.0),
+    lambda x, i, mask: F.cross_entropy(x.reshape(2, 3), i),
+])  # fmt: skip
+def test_an_index_a_label_or_a_mask_may_change_before_backward(operation):
+    grads = []
+    for reuse in (False, True):
+        x, i = tensor([0.0, 1, 2, 3, 4, 5], requires_grad=True), Tensor(np.array([0, 2]))
+        mask = Tensor(np.arange(6) % 2 == 0)
+        y = operation(x, i, mask)
+        if reuse:
+            i[...] = 1
+            mask[:3] = False
+        y.sum().backward()
+        grads.append(x.grad)
+    assert np.array_equal(*grads)
+
+
+def test_a_list_used_as_an_index_may_change_too():
+    x, index = tensor([1.0, 2.0, 3.0], requires_grad=True), [0, 0]
+    y = x[index]
+    index[0] = 2
+    y.sum().backward()
+    assert x.grad.tolist() == [2, 0, 0]

@@ -1,0 +1,154 @@
+"""Operations at the points that no difference can judge: kinks, ties, overflow and nothing at all; and their values."""
+
+import hypothesis.extra.numpy as some
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minires import Tensor, tensor
+from minires import functional as F
+
+FORWARD = {  # each beside the NumPy expression that defines it
+    "subtract": (lambda x: x[0] - x[1], lambda a: a[0] - a[1]),
+    "divide": (lambda x: 2 / x, lambda a: 2 / a),
+    "power": (lambda x: abs(x) ** 1.7, lambda a: np.abs(a) ** 1.7),
+    "matmul": (lambda x: x @ x.transpose(0, 2, 1), lambda a: np.einsum("nij,nkj->nik", a, a)),
+    "maximum": (lambda x: F.maximum(x, 0.2), lambda a: np.maximum(a, 0.2)),
+    "minimum": (lambda x: F.minimum(x, 0.2), lambda a: np.minimum(a, 0.2)),
+    "where": (lambda x: F.where(x > 0, x, -2 * x), lambda a: np.where(a > 0, a, -2 * a)),
+    "clip": (lambda x: x.clip(-0.5, 0.2), lambda a: np.clip(a, -0.5, 0.2)),
+    "sigmoid": (Tensor.sigmoid, lambda a: 1 / (1 + np.exp(-a))),
+    "softmax": (lambda x: x.softmax(1), lambda a: np.exp(a) / np.exp(a).sum(1, keepdims=True)),
+    "log_softmax": (Tensor.log_softmax, lambda a: np.log(np.exp(a) / np.exp(a).sum(-1, keepdims=True))),
+    "var": (lambda x: x.var((0, 2)), lambda a: a.var((0, 2))),
+    "var, ddof 1": (lambda x: x.var(1, True, ddof=1), lambda a: a.var(1, keepdims=True, ddof=1)),
+    "mean": (lambda x: x.mean((0, -1)), lambda a: a.mean((0, 2))),
+    "flatten": (lambda x: F.flatten(x), lambda a: a.reshape(2, -1)),
+    "pad": (lambda x: F.pad(x, ((1, 0), (0, 2), (0, 0)), 3.0),
+            lambda a: np.pad(a, ((1, 0), (0, 2), (0, 0)), constant_values=3)),
+    "stack": (lambda x: F.stack([x, 2 * x], 1), lambda a: np.stack([a, 2 * a], 1)),
+    "layer_norm": (lambda x: F.layer_norm(x, np.full(5, 2.0), np.ones(5)),
+                   lambda a: 2 * (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) + 1),
+    "linear": (lambda x: F.linear(x, np.ones((5, 2)), np.arange(2.0)), lambda a: a @ np.ones((5, 2)) + np.arange(2)),
+    "mse_loss": (lambda x: F.mse_loss(x, np.ones((2, 3, 5))), lambda a: ((a - 1) ** 2).mean()),
+    "pad2d": (lambda x: F.pad2d(x[None], (1, 2), -1.0),
+              lambda a: np.pad(a[None], ((0, 0), (1, 1), (2, 2), (0, 0)), constant_values=-1)),
+    "global_avg_pool2d": (lambda x: F.global_avg_pool2d(x[None]), lambda a: a[None].mean((1, 2))),
+    "subsample_pad": (lambda x: F.subsample_pad(x[None], (1, 2), 6),
+                      lambda a: np.pad(a[None, :, ::2], ((0, 0), (0, 0), (0, 0), (0, 1)))),
+    "one_hot": (lambda x: F.one_hot([[0, 2], [1, 1]], 3, "float64"), lambda a: np.eye(3)[[[0, 2], [1, 1]]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_the_forward_is_what_numpy_says(name, rng):
+    a = rng.standard_normal((2, 3, 5))
+    compute, define = FORWARD[name]
+    y = compute(tensor(a, requires_grad=True))
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y.numpy(), define(a), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("compute", "x", "grad"),
+    [
+        (Tensor.relu, [-1, 0, -0.0, 2], [0, 0, 0, 1]),
+        (abs, [-1, 0, -0.0, 2], [-1, 0, 0, 1]),
+        (lambda x: x.clip(-1, 2), [-2, -1, 0, 2, 3], [0, 1, 1, 1, 0]),
+        (lambda x: F.maximum(x, 0.0), [-1, 0, 1], [0, 1, 1]),
+        (lambda x: F.maximum(0.0, x), [-1, 0, 1], [0, 0, 1]),
+        (lambda x: F.minimum(x, 0.0), [-1, 0, 1], [1, 1, 0]),
+        (lambda x: F.minimum(0.0, x), [-1, 0, 1], [1, 0, 0]),
+        (lambda x: x**0, [0, 2], [0, 0]),
+        (lambda x: x**1, [0, 2], [1, 1]),
+        (lambda x: x**2, [0, -3], [0, -6]),
+        (lambda x: x**3.0, [0, -2], [0, 12]),
+        (lambda x: 0.0**x, [0.5, 2], [0, 0]),
+        (lambda x: x**x, [1, 2], [1, 4 * (np.log(2) + 1)]),
+        (Tensor.max, [1, 3, 3, 2], [0, 1, 0, 0]),
+        (Tensor.min, [2, 1, 1, 3], [0, 1, 0, 0]),
+        (lambda x: x.max(0), [[3, 1], [3, 1]], [[1, 1], [0, 0]]),
+        (lambda x: x.max((0, 1)), [[1, 3], [3, 3]], [[0, 1], [0, 0]]),
+        (lambda x: F.max_pool2d(x.reshape(1, 2, 3, 1), 2, 1), [1, 1, 2, 1, 1, 2], [1, 0, 1, 0, 0, 0]),
+        (lambda x: F.max_pool2d(x.reshape(1, 2, 2, 1), 2, padding=1), [-1, -2, -3, -np.inf], [1, 1, 1, 1]),
+        (lambda x: x.max(), [-np.inf, -np.inf], [1, 0]),
+        (lambda x: x.sigmoid(), [-1000, 1000], [0, 0]),
+        (lambda x: x.softmax(), [1000, -1000], [0, 0]),
+        (lambda x: F.cross_entropy(x.reshape(1, 2), [1]), [1000, 0], [1, -1]),
+    ],
+)
+def test_at_a_kink_the_documented_choice_is_made(compute, x, grad, kernels):
+    x = tensor(np.array(x, float), requires_grad=True)
+    y = compute(x)
+    y.backward(np.ones(y.shape))
+    np.testing.assert_allclose(x.grad, np.array(grad, float), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("compute", "shapes", "result"),
+    [
+        (lambda x: x.sum(), [(0, 3)], ()),
+        (lambda x: x.sum(0), [(0, 3)], (3,)),
+        (lambda x: x.mean(1), [(0, 3)], (0,)),
+        (lambda x: x.max(1), [(0, 3)], (0,)),
+        (lambda x: x.min((1, 2), keepdims=True), [(0, 3, 2)], (0, 1, 1)),
+        (lambda x: x.var(1), [(0, 3)], (0,)),
+        (lambda x: x.reshape(3, 0), [(0, 5)], (3, 0)),
+        (lambda x: x[:0], [(4, 3)], (0, 3)),
+        (lambda x: x[np.array([], int)], [(4, 3)], (0, 3)),
+        (lambda x: x.relu().exp() * 2 - 1, [(0, 3)], (0, 3)),
+        (lambda x: x.softmax(), [(0, 3)], (0, 3)),
+        (lambda a, b: a + b, [(0, 3), (1, 3)], (0, 3)),
+        (lambda a, b: a * b, [(3,), (0, 3)], (0, 3)),
+        (lambda a, b: a @ b, [(2, 0), (0, 5)], (2, 5)),
+        (lambda a, b: a @ b, [(0, 3), (3, 5)], (0, 5)),
+        (lambda a, b: F.concatenate([a, b]), [(0, 3), (2, 3)], (2, 3)),
+        (F.linear, [(0, 3), (3, 5), (5,)], (0, 5)),
+        (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(0, 4, 5, 2), (3, 3, 2, 6), (6,)], (0, 4, 5, 6)),
+        (lambda x: F.max_pool2d(x, 2), [(0, 4, 6, 2)], (0, 2, 3, 2)),
+        (lambda x: F.avg_pool2d(x, 2), [(0, 4, 6, 2)], (0, 2, 3, 2)),
+        (F.global_avg_pool2d, [(0, 4, 6, 2)], (0, 2)),
+        (lambda x: F.subsample_pad(x, 2, 5), [(0, 4, 6, 2)], (0, 2, 3, 5)),
+        (F.layer_norm, [(0, 5), (5,), (5,)], (0, 5)),
+    ],
+)
+def test_nothing_in_gives_nothing_out_and_gradients_of_zero(compute, shapes, result, kernels):
+    inputs = [Tensor(np.ones(shape, np.float32), requires_grad=True) for shape in shapes]
+    y = compute(*inputs)
+    assert (y.shape, y.dtype) == (result, np.float32)
+    y.backward(np.ones(result))
+    for x in inputs:
+        assert (x.grad.shape, x.grad.dtype) == (x.shape, np.float32)
+        assert y.size or not x.grad.any()
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32"), ("float16", "float32")])
+def test_astype_returns_the_gradient_in_the_dtype_of_its_input(dtypes):
+    x = tensor([1.0, 2.0], requires_grad=True, dtype=dtypes[0])
+    y = x.astype(dtypes[1])
+    y.backward(np.array([3.0, 4.0]))
+    assert (y.dtype, x.grad.dtype, x.grad.tolist()) == (dtypes[1], dtypes[0], [3, 4])
+    assert not x.astype("int64").requires_grad
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(data=st.data(), shape=some.array_shapes(min_dims=1, max_dims=4, max_side=5))
+def test_reductions_and_indices_of_any_shape(data, shape):
+    x = tensor(np.random.default_rng(9).standard_normal(shape), requires_grad=True)
+    index = data.draw(some.basic_indices(shape, allow_newaxis=True))
+    axis = data.draw(some.valid_tuple_axes(len(shape)))
+    upstream = np.random.default_rng(10).standard_normal(x.numpy()[index].shape)
+    x[index].backward(upstream)
+    expected = np.zeros(shape)
+    expected[index] += upstream
+    np.testing.assert_array_equal(x.grad, expected)
+    for name in ("sum", "mean", "max", "min"):
+        y = getattr(x, name)(axis, keepdims=True)
+        np.testing.assert_allclose(y.numpy(), getattr(np, name)(x.numpy(), axis, keepdims=True), rtol=1e-12, atol=1e-14)
+        x.grad = None
+        y.sum().backward()  # conservation: each result hands out exactly what it received
+        share = 1 / (x.size / y.size) if name == "mean" else 1
+        np.testing.assert_allclose(
+            x.grad.sum(axis, keepdims=True), share * (x.size / y.size if name in ("sum", "mean") else 1)
+        )

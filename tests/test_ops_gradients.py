@@ -1,0 +1,263 @@
+"""Every operation's derivative: measured, of the right dtype and shape, linear, and without side effects.
+
+The cases stand in one table, by the name under which an operation is registered.  An operation without a case fails
+`test_every_operation_has_a_case`, so that nothing can be added without being checked.
+"""
+
+from typing import Any, NamedTuple
+
+import hypothesis.extra.numpy as some
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minires import Tensor, gradcheck
+from minires.tensor import Node
+from minires.tensor.operators import OPERATIONS
+
+
+class Case(NamedTuple):
+    """One call: ``OPERATIONS[name].apply(*inputs, **options)``.  An option that is a function is called each time."""
+
+    name: str
+    inputs: tuple  # of functions rng -> array, or None
+    options: dict[str, Any]
+
+    def arrays(self, rng):
+        return [None if make is None else make(rng) for make in self.inputs]
+
+    def call(self, tensors):
+        return OPERATIONS[self.name].apply(*tensors, **self.fresh_options())
+
+    def fresh_options(self):
+        return {k: v() if callable(v) else v for k, v in self.options.items()}
+
+
+def normal(*shape):
+    return lambda rng: rng.standard_normal(shape)
+
+
+def positive(*shape):
+    return lambda rng: rng.uniform(0.5, 2, shape)
+
+
+def distinct(*shape):
+    """No two equal, none within 0.01 of 0 or 1: far from every kink and tie."""
+    size = int(np.prod(shape))
+    return lambda rng: ((rng.permutation(size) - size // 2 + 0.3) * (3.0 / size)).reshape(shape)
+
+
+def labels(n, classes):
+    return lambda: np.random.default_rng(2).integers(0, classes, n)
+
+
+def mask(*shape):
+    return lambda: np.random.default_rng(3).random(shape) < 0.5
+
+
+def window(stride=(1, 1), padding=(0, 0), **more):
+    return {"stride": stride, "padding": padding, **more}
+
+
+BROADCASTS = [
+    ((3, 5), (3, 5)), ((3, 5), (5,)), ((5,), (3, 5)), ((3, 1), (1, 5)), ((2, 3, 5), (3, 1)), ((1, 1), (3, 5)),
+    ((), (3, 5)), ((3, 5), ()), ((2, 1, 5), (3, 1)), ((), ()),
+]  # fmt: skip
+MATMULS = [
+    ((3,), (3,)), ((3,), (3, 5)), ((2, 3), (3,)), ((2, 3), (3, 5)), ((7, 2, 3), (3, 5)), ((2, 3), (7, 3, 5)),
+    ((7, 2, 3), (7, 3, 5)), ((4, 1, 2, 3), (7, 3, 5)), ((3,), (7, 3, 5)), ((7, 2, 3), (3,)), ((1, 2, 3), (7, 3, 5)),
+    ((4, 7, 2, 3), (1, 3, 5)), ((3,), (4, 7, 3, 5)), ((2, 1), (1, 5)),
+]  # fmt: skip
+AXES = [(None, False), (0, False), ((0, 2), True), (-1, False), (1, True), ((), False), ([2, 0], False)]
+INDICES = [
+    slice(1, None, 2), (slice(None, None, -1), 2), None, (Ellipsis, None, -1), np.array([0, 2, 2, 0]), [1, 1], 1,
+    (np.array([0, 1, 0]), slice(None), np.array([3, 3, 3])), np.array([[True, False, True]] * 1)[0],
+    (np.array([[0], [1]]), np.array([[2, 2, 0]])), (), (np.array(1), 0, np.array([], int)),
+]  # fmt: skip
+CONVS = [  # x, w, options; all lengths distinct, so that no swapped axis can hide
+    ((2, 5, 6, 3), (3, 2, 3, 4), window(dilation=(1, 1), groups=1)),
+    ((2, 7, 6, 4), (2, 3, 2, 6), window((2, 1), (1, 2), dilation=(1, 2), groups=2)),
+    ((2, 6, 5, 3), (3, 1, 1, 6), window((1, 2), (2, 0), dilation=(2, 1), groups=3)),  # depthwise
+    ((3, 5, 4, 2), (1, 1, 2, 3), window((2, 2), dilation=(1, 1), groups=1)),  # a projection: pixels are skipped
+]
+POOLS = [
+    ((2, 5, 7, 3), window((2, 2), kernel=(2, 2))),  # a row and a column left over
+    ((2, 6, 5, 3), window((2, 1), (1, 1), kernel=(3, 2))),  # windows overlap
+    ((2, 7, 6, 3), window((3, 3), (0, 1), kernel=(2, 3))),  # gaps between rows
+]
+CASES = [
+    *(Case(n, (distinct(*a), lambda rng, b=b: distinct(*b)(rng) + 0.0101), {})
+      for n in ("add", "subtract", "multiply", "divide") for a, b in BROADCASTS),
+    *(Case(n, (distinct(*a), lambda rng, b=b: distinct(*b)(rng) + 0.0101), {})
+      for n in ("maximum", "minimum") for a, b in BROADCASTS[:-1]),
+    *(Case("power", (positive(*a), normal(*b)), {}) for a, b in BROADCASTS),
+    *(Case("where", (normal(*a), normal(*b)), {"condition": mask(*np.broadcast_shapes(a, b))})
+      for a, b in BROADCASTS[:-1]),
+    Case("where", (normal(5), normal(1)), {"condition": mask(3, 1)}),
+    *(Case("matmul", (normal(*a), normal(*b)), {}) for a, b in MATMULS),
+    *(Case(n, (distinct(3, 5),), {}) for n in ("negative", "abs", "exp", "tanh", "sigmoid", "relu")),
+    *(Case(n, (positive(3, 5),), {}) for n in ("log", "sqrt")),
+    *(Case("clip", (distinct(3, 5),), {"low": low, "high": high}) for low in (-0.5, None) for high in (0.5, None)),
+    Case("astype", (normal(3, 5),), {"dtype": "float64"}),
+    *(Case(n, (normal(3, 4, 5),), {"axis": axis}) for n in ("softmax", "log_softmax") for axis in (-1, 0, 1)),
+    Case("dropout", (normal(5, 7),), {"p": 0.4, "generator": lambda: np.random.default_rng(1)}),
+    *(Case(n, (distinct(2, 3, 5),), {"axis": axis, "keepdims": keep}) for n in ("sum", "mean", "max", "min")
+      for axis, keep in AXES),
+    *(Case("var", (normal(2, 3, 5),), {"axis": axis, "keepdims": keep, "ddof": ddof})
+      for axis, keep in AXES[:5] for ddof in (0, 1)),
+    *(Case("reshape", (normal(2, 3, 5),), {"shape": shape}) for shape in ((5, 6), (-1,), (3, -1, 1))),
+    *(Case("flatten", (normal(2, 3, 5),), {"start_axis": start}) for start in (0, 1, -2)),
+    *(Case("transpose", (normal(2, 3, 5),), {"axes": axes}) for axes in (None, (1, 2, 0), (0, -1, 1))),
+    *(Case("getitem", (normal(3, 4, 5),), {"index": index}) for index in INDICES[:-1]),
+    *(Case("broadcast_to", (normal(*s),), {"shape": to})
+      for s, to in (((3, 1), (2, 3, 5)), ((), (2, 3)), ((5,), (5,)))),
+    *(Case("concatenate", (normal(2, 3, 1), normal(2, 3, 5), normal(2, 3, 2)), {"axis": axis}) for axis in (2, -1)),
+    Case("concatenate", (normal(2, 5),), {"axis": 0}),
+    *(Case("stack", (normal(2, 3), normal(2, 3), normal(2, 3)), {"axis": axis}) for axis in (0, 1, -1)),
+    Case("pad", (normal(2, 3, 5),), {"widths": ((0, 0), (1, 2), (3, 0)), "value": 0.5}),
+    *(Case("conv2d", (normal(*x), normal(*w), bias), options)
+      for x, w, options in CONVS for bias in (normal(w[3]), None)),
+    Case("subsample_pad", (normal(2, 5, 4, 3),), {"stride": (2, 3), "channels": 7}),
+    Case("subsample_pad", (normal(2, 4, 5, 3),), {"stride": (1, 1), "channels": 3}),
+    *(Case(n, (distinct(*x),), options) for n in ("max_pool2d", "avg_pool2d") for x, options in POOLS),
+    *(Case("batch_norm", (normal(*s), normal(s[-1]), normal(s[-1])), {"eps": 0.1, "moments": list})
+      for s in ((7, 3), (3, 5, 4, 2), (2, 1, 1, 3))),
+    Case("fixed_batch_norm", (normal(3, 5, 4, 2), normal(2), normal(2)),
+         {"eps": 0.1, "mean": lambda: np.array([0.3, -2.0]), "var": lambda: np.array([0.5, 3.0])}),
+    *(Case("layer_norm", (normal(*s), normal(*of), normal(*of)), {"eps": 0.1})
+      for s, of in (((3, 5), (5,)), ((2, 3, 4, 5), (4, 5)), ((5,), (5,)))),
+    *(Case("cross_entropy", (normal(5, 3),), {"labels": labels(5, 3), "label_smoothing": s, "reduction": reduction})
+      for s in (0.0, 0.3) for reduction in ("mean", "sum", "none")),
+    *(Case("mse_loss", (normal(3, 5), normal(3, 5)), {"reduction": how}) for how in ("mean", "sum", "none")),
+    *(Case("linear", (normal(*x), normal(5, 4), bias), {})
+      for x in ((3, 5), (5,), (2, 3, 5)) for bias in (normal(4), None)),
+]  # fmt: skip
+IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
+WITH_KERNELS = {"relu", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "cross_entropy"}
+each_case = pytest.mark.parametrize("case", CASES, ids=IDS)
+each_case_and_kernel = pytest.mark.parametrize(
+    ("case", "kernels"),
+    [
+        pytest.param(case, kernel, id=f"{name}-{kernel}")
+        for case, name in zip(CASES, IDS, strict=True)
+        for kernel in (("numpy", "reference") if case.name in WITH_KERNELS else ("numpy",))
+    ],
+    indirect=["kernels"],
+)
+
+
+def test_every_operation_has_a_case():
+    built_in = {name for name, op in OPERATIONS.items() if op.__module__.startswith("minires.")}
+    assert {case.name for case in CASES} == built_in
+
+
+@each_case_and_kernel
+def test_the_backward_is_the_derivative(case, kernels, rng):
+    inputs = {f"input{i}": a for i, a in enumerate(case.arrays(rng))}
+
+    def fn(**tensors):
+        return case.call(tensors.values()) * 1.0  # no view of an input that is about to be moved
+
+    report = gradcheck(fn, inputs, rtol=1e-6, name=case.name).assert_ok()
+    assert not any(r.kinks for r in report.inputs.values())  # no entry was excused
+
+
+def direct(case, arrays, wanted=None):
+    """The Function itself, without the walk around it: (output, function from the upstream gradient to a tuple)."""
+    function = OPERATIONS[case.name]
+    ctx = Node(function, tuple(a is not None for a in arrays) if wanted is None else wanted)
+    y = np.asarray(function.forward(ctx, *arrays, **case.fresh_options()))
+
+    def backward(dy):
+        grads = function.backward(ctx, dy)
+        return grads if isinstance(grads, tuple) else (grads,)
+
+    return y, backward
+
+
+@each_case_and_kernel
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_and_shape_and_no_side_effects(case, dtype, kernels, rng):
+    arrays = [a if a is None else np.asarray(a, dtype) for a in case.arrays(rng)]
+    given = [a for a in arrays if a is not None]
+    for a in given:
+        a.flags.writeable = False  # a forward or backward that writes into its inputs raises
+    y, backward = direct(case, arrays)
+    assert y.dtype == (dtype if case.name != "astype" else "float64")
+    dy = rng.standard_normal(y.shape).astype(y.dtype)
+    dy.flags.writeable = False
+    grads = [g for a, g in zip(arrays, backward(dy), strict=True) if a is not None]
+    assert [g.shape for g in grads] == [a.shape for a in given]
+    if case.name != "astype":  # there the walk turns dy back into the dtype of x
+        # NumPy 1 computes 0-d arrays in float64; the walk mends that as well
+        assert all(g.dtype == dtype for g, a in zip(grads, given, strict=True) if y.ndim and a.ndim)
+    leaves = [Tensor(a, requires_grad=True) if a is not None else None for a in arrays]
+    case.call(leaves).backward(dy)
+    for t in leaves:
+        if t is not None:
+            assert (type(t.grad), t.grad.shape, t.grad.dtype) == (np.ndarray, t.shape, dtype)
+
+
+@each_case_and_kernel
+def test_backward_is_linear_in_the_upstream_gradient(case, kernels, rng):
+    y, backward = direct(case, case.arrays(rng))
+    a, b = rng.standard_normal((2, *y.shape))
+    for g, g_a, g_b in zip(backward(2 * a - 3 * b), backward(a), backward(b), strict=True):
+        if g is not None:
+            scale = np.abs(g_a).max(initial=0) + np.abs(g_b).max(initial=0)
+            np.testing.assert_allclose(g, 2 * g_a - 3 * g_b, rtol=1e-12, atol=1e-12 * scale)
+
+
+@each_case_and_kernel
+def test_one_gradient_alone_is_the_same_as_among_all(case, kernels, rng):
+    arrays = case.arrays(rng)
+    y, backward = direct(case, arrays)
+    dy = rng.standard_normal(y.shape)
+    together = backward(dy)
+    for i, a in enumerate(arrays):
+        if a is not None:
+            alone = direct(case, arrays, tuple(j == i for j in range(len(arrays))))[1](dy)
+            np.testing.assert_array_equal(alone[i], together[i])
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 3, -1)[..., 1::3],
+    "reversed": lambda a: np.ascontiguousarray(np.flip(a))[(slice(None, None, -1),) * a.ndim],
+    "channels first": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1),
+}
+
+
+@each_case_and_kernel
+def test_memory_layout_makes_no_difference(case, kernels, rng):
+    arrays = case.arrays(rng)
+    y, backward = direct(case, arrays)
+    dy = rng.standard_normal(y.shape)
+    expected = [y, *backward(dy)]
+    for layout in LAYOUTS.values():
+        laid_out = [layout(a) if a is not None and a.ndim else a for a in [*arrays, dy]]
+        y, backward = direct(case, laid_out[:-1])
+        for result, plain in zip([y, *backward(laid_out[-1])], expected, strict=True):
+            if plain is not None:
+                np.testing.assert_allclose(result, plain, rtol=1e-12, atol=1e-12)
+
+
+# -- shapes that nobody thought of ------------------------------------------------------------------------------------
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(["add", "subtract", "multiply", "divide", "maximum", "minimum", "power"]),
+    shapes=some.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=4, min_side=0),
+    c=st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+)
+def test_linearity_over_all_ways_to_broadcast(name, shapes, c):
+    rng = np.random.default_rng(8)
+    a, b = (rng.uniform(0.5, 2, shape) for shape in shapes.input_shapes)
+    y, backward = direct(Case(name, (), {}), [a, b])
+    assert y.shape == shapes.result_shape
+    u, v = rng.standard_normal((2, *y.shape))
+    for x, g, g_u, g_v in zip((a, b), backward(c[0] * u + c[1] * v), backward(u), backward(v), strict=True):
+        assert g.shape == x.shape
+        np.testing.assert_allclose(g, c[0] * g_u + c[1] * g_v, rtol=1e-12, atol=1e-12 * max(1, y.size))
