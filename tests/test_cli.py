@@ -209,6 +209,7 @@ def test_debug_shows_the_traceback(here):
 
 def test_importing_is_light():
     """matplotlib, tqdm and CuPy are loaded when they are used; together they take most of a second."""
-    program = "import sys, minires, minires.cli; print([m for m in ('matplotlib', 'tqdm', 'cupy', 'PIL', 'urllib.request') if m in sys.modules])"
+    late = ["matplotlib", "tqdm", "cupy", "PIL", "urllib.request"]
+    program = f"import sys, minires, minires.cli; print([m for m in {late} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

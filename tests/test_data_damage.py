@@ -111,6 +111,7 @@ def test_an_archive_that_turns_into_nonsense_in_a_batch(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [b"plain text", gzip.compress(b""), gzip.compress(b"not a tar" * 500), gzip.compress(b"")[:10] + b"\xff" * 99],
+    ids=["text", "empty gzip", "no tar inside", "nonsense after the head"],
 )
 def test_a_file_that_is_no_archive(tmp_path, content):
     (tmp_path / "x").write_bytes(content)

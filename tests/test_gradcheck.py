@@ -803,3 +803,8 @@ def test_an_input_named_like_a_parameter_is_refused(rng):
 
     with pytest.raises(ArgumentError, match="'x' names an input and a parameter"):
         gradcheck(Scale(), {"x": rng.standard_normal(3)})
+
+
+def test_a_view_of_the_input_is_measured_rightly(rng):
+    """The output of reshape shares memory with x: what was measured must not move when x is put back."""
+    gradcheck(lambda x: x.reshape(-1), {"x": rng.standard_normal((3, 4))}).assert_ok()

@@ -8,9 +8,7 @@ from minires import models, nn, tensor
 from minires.inspect import saved_bytes, summary
 
 
-@pytest.mark.parametrize(
-    ("depth", "millions"), [(20, 40.6), (32, 68.9), (44, 97.2), (56, 125.5), (110, 252.9)]
-)
+@pytest.mark.parametrize(("depth", "millions"), [(20, 40.6), (32, 68.9), (44, 97.2), (56, 125.5), (110, 252.9)])
 def test_multiply_adds_of_the_cifar_networks(depth, millions):
     assert round(summary(models.cifar_resnet(depth), (32, 32, 3)).multiply_adds / 1e6, 1) == millions
 

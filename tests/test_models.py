@@ -450,3 +450,21 @@ def test_float32_stays_float32(rng):
     assert y.dtype == np.float32
     assert {p.grad.dtype for p in model.parameters()} == {np.dtype(np.float32)}
     assert {b.dtype for _, b in model.named_buffers()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: cifar_resnet(8, residual=False, zero_init_residual=True), "a plain network that starts at zero"),
+        (lambda: resnet18(stride_in="2x2"), "stride_in must be '3x3' or '1x1'"),
+        (lambda: ResNet(BasicBlock, (1,), (4,), 10, stem="big"), "stem must be one of cifar, imagenet"),
+    ],
+)
+def test_choices_that_make_no_network(make, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        make()
+
+
+def test_a_seed_of_numpy_is_a_seed():
+    one, other = cifar_resnet(8, width=2, generator=np.int64(3)), cifar_resnet(8, width=2, generator=3)
+    np.testing.assert_array_equal(one.conv.weight.data, other.conv.weight.data)

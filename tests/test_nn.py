@@ -258,3 +258,15 @@ def test_forward_hooks_see_replace_and_go():
     remove_first()
     layer(x)
     assert len(calls) == 2
+
+
+def test_an_array_given_to_a_buffer_stays_a_buffer():
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean = np.full(3, 2.0, np.float32)
+    assert list(dict(norm.named_buffers())) == ["running_mean", "running_var"]
+    np.testing.assert_array_equal(norm.state_dict()["running_mean"], [2, 2, 2])
+
+
+def test_a_dict_of_modules_is_refused():
+    with pytest.raises(TypeError, match="plain dict would not be found"):
+        nn.Sequential().paths = {"skip": nn.Identity()}

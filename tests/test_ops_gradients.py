@@ -157,7 +157,7 @@ def test_the_backward_is_the_derivative(case, kernels, rng):
     inputs = {f"input{i}": a for i, a in enumerate(case.arrays(rng))}
 
     def fn(**tensors):
-        return case.call(tensors.values()) * 1.0  # no view of an input that is about to be moved
+        return case.call(tensors.values())
 
     report = gradcheck(fn, inputs, rtol=1e-6, name=case.name).assert_ok()
     assert not any(r.kinks for r in report.inputs.values())  # no entry was excused

@@ -278,3 +278,15 @@ def test_errors_of_an_index_and_of_an_axis():
         x.transpose(0, 5)
     with pytest.raises(ShapeError, match=r"reshape: 6 elements of shape \(2, 3\) do not fill the shape \(4, -1\)"):
         x.reshape(4, -1)
+
+
+def test_requires_grad_is_checked_however_it_is_set():
+    t = Tensor([1, 2])
+    with pytest.raises(TypeError, match="int64 cannot require a gradient"):
+        t.requires_grad = True
+    assert not t.requires_grad
+
+
+def test_integers_clipped_to_a_fraction_become_floating():
+    np.testing.assert_array_equal(Tensor([0, 1, 2]).clip(0.5, 1.5).data, np.array([0.5, 1, 1.5], np.float32))
+    assert Tensor([0, 1, 2]).clip(0, 1).dtype == np.int64

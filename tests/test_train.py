@@ -242,11 +242,11 @@ def test_another_version_and_another_model_are_refused(tmp_path, undisturbed, mo
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="version 99"):
         load_checkpoint(tmp_path / "new.npz")
+    save_checkpoint(tmp_path / "bare.npz", {}, {})
     with pytest.raises(CheckpointError, match="not the checkpoint of a run"):
-        save_checkpoint(tmp_path / "bare.npz", {}, {})
         Run(tmp_path / "bare.npz")
+    trainer = Trainer(Config(**TINY), model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with pytest.raises(CheckpointError, match="weights are of another model"):
-        trainer = Trainer(Config(**TINY), model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
         trainer.load(undisturbed / "checkpoint.npz")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array
 from ..errors import ArgumentError, ShapeError
 from ..kernels.window import Pair, arithmetic, extent, output_size
@@ -14,13 +16,13 @@ Size = int | tuple[int, int]
 
 def pair(value: Size, name: str, least: int) -> Pair:
     """An int or a (rows, columns) pair as a pair of ints, each at least ``least``."""
-    both: Any = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-    is_pair = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(v, int) for v in both)
-    if not is_pair or min(both) < least:
+    both: Any = value if isinstance(value, tuple | list) else (value, value)
+    whole = len(both) == 2 and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in both)
+    if not whole or min(both) < least:
         raise ArgumentError(
             f"{name} must be an integer of at least {least}, or a pair of them (rows, columns); got {value!r}."
         )
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 def pictures(x: Any, caller: str) -> Tensor:

@@ -59,6 +59,12 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int,
     return IdentityShortcut(in_channels, out_channels, stride)
 
 
+def check_stride_in(stride_in: str) -> None:
+    """Raise ArgumentError unless it names a convolution of a `Bottleneck` that can have the stride."""
+    if stride_in not in ("3x3", "1x1"):
+        raise ArgumentError(f"Bottleneck: stride_in must be '3x3' or '1x1', got {stride_in!r}.")
+
+
 class BasicBlock(Module):
     """Two 3x3 convolutions and a shortcut: relu(F(x) + shortcut(x)).  He et al. 2015, figure 2.
 
@@ -110,8 +116,7 @@ class Bottleneck(Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut: Module | None = None,
                  stride_in: str = "3x3", generator: np.random.Generator | None = None) -> None:  # fmt: skip
-        if stride_in not in ("3x3", "1x1"):
-            raise ArgumentError(f"Bottleneck: stride_in must be '3x3' or '1x1', got {stride_in!r}.")
+        check_stride_in(stride_in)
         first, middle = (stride, 1) if stride_in == "1x1" else (1, stride)
         out_channels = channels * self.expansion
         self.conv1 = Conv2d(in_channels, channels, 1, first, bias=False, generator=generator)

@@ -11,7 +11,7 @@ from .. import functional as F
 from ..errors import ArgumentError
 from ..nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
 from ..tensor import Tensor
-from .blocks import BasicBlock, Bottleneck, make_shortcut
+from .blocks import BasicBlock, Bottleneck, check_stride_in, make_shortcut
 
 # depth: blocks in each of the four stages, kind of block (table 1 of the paper)
 IMAGENET_LAYOUTS: dict[int, tuple[tuple[int, ...], type[BasicBlock] | type[Bottleneck]]] = {
@@ -21,6 +21,9 @@ IMAGENET_LAYOUTS: dict[int, tuple[tuple[int, ...], type[BasicBlock] | type[Bottl
     101: ((3, 4, 23, 3), Bottleneck),
     152: ((3, 8, 36, 3), Bottleneck),
 }
+
+# window, stride and padding of the first convolution
+_STEMS = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3)}
 
 
 class ResNet(Module):
@@ -56,8 +59,12 @@ class ResNet(Module):
         generator: np.random.Generator | int | None = None,
         **options: Any,
     ) -> None:
-        rng = np.random.default_rng(generator) if isinstance(generator, int) else generator
-        window = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3)}[stem]
+        if stem not in _STEMS:
+            raise ArgumentError(f"ResNet: the stem must be one of {', '.join(_STEMS)}, got {stem!r}.")
+        if zero_init_residual and not residual:
+            raise ArgumentError("zero_init_residual needs shortcuts: a plain network that starts at zero stays there.")
+        rng = np.random.default_rng(generator) if isinstance(generator, int | np.integer) else generator
+        window = _STEMS[stem]
         self.conv = Conv2d(in_channels, widths[0], *window, bias=False, generator=rng)
         self.bn = BatchNorm2d(widths[0])
         self.pool = MaxPool2d(3, 2, 1) if stem == "imagenet" else None
@@ -150,6 +157,7 @@ def imagenet_resnet(
     if depth not in IMAGENET_LAYOUTS:
         depths = ", ".join(map(str, IMAGENET_LAYOUTS))
         raise ArgumentError(f"imagenet_resnet: the depth must be one of {depths}, got {depth}.")
+    check_stride_in(stride_in)  # of no effect on 18 and 34 layers, but a misspelling is one all the same
     blocks, block = IMAGENET_LAYOUTS[depth]
     options = {"stride_in": stride_in} if block is Bottleneck else {}
     return ResNet(

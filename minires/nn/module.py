@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import asnumpy
 from ..errors import CheckpointError
-from ..tensor import Tensor
+from ..tensor import Tensor, as_tensor
 
 
 class Parameter(Tensor):
@@ -67,15 +67,16 @@ class Module:
     # -- attributes ---------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, list | tuple) and any(isinstance(v, Module | Parameter) for v in value):
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        if any(isinstance(v, Module | Parameter) for v in inside):
             raise TypeError(
                 f"{type(self).__name__}.{name}: the modules in a plain {type(value).__name__} would not be found by "
                 "parameters(). Use nn.Sequential(*modules), which can be indexed and iterated."
             )
         homes = {"_parameters": Parameter, "_modules": Module}
         home = next((h for h, kind in homes.items() if isinstance(value, kind)), None)
-        if home is None and name in self._buffers and isinstance(value, Tensor):
-            home = "_buffers"
+        if home is None and name in self._buffers and isinstance(value, Tensor | np.ndarray):
+            home, value = "_buffers", as_tensor(value)
         for other in ("_parameters", "_buffers", "_modules"):
             if other != home:
                 getattr(self, other).pop(name, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import kernels
 from ..backend import array_module
 from ..tensor import Function
-from .broadcast import floating
+from .broadcast import floating, normalise_axes
 
 
 class ReLU(Function, operator="relu"):
@@ -66,7 +66,7 @@ class Softmax(Function, operator="softmax"):
     @staticmethod
     def forward(ctx, x, *, axis):
         xp = array_module(x)
-        x = floating(x)
+        x, (axis,) = floating(x), normalise_axes(axis, x.ndim)
         e = xp.exp(x - x.max(axis, keepdims=True))
         y = e / e.sum(axis, keepdims=True)
         ctx.axis = axis
@@ -85,7 +85,7 @@ class LogSoftmax(Function, operator="log_softmax"):
     @staticmethod
     def forward(ctx, x, *, axis):
         xp = array_module(x)
-        x = floating(x)
+        x, (axis,) = floating(x), normalise_axes(axis, x.ndim)
         shifted = x - x.max(axis, keepdims=True)
         y = shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))
         ctx.axis = axis

@@ -261,6 +261,8 @@ class Clip(Function, operator="clip"):
 
     @staticmethod
     def forward(ctx, x, *, low, high):
+        if any(isinstance(bound, float) for bound in (low, high)):
+            x = floating(x)  # an integer would cut its bounds off at the point
         ctx.save_for_backward(x)
         ctx.low, ctx.high = low, high
         y = x if low is None else array_module(x).maximum(x, x.dtype.type(low))

@@ -61,7 +61,7 @@ class Function:
             if isinstance(x, Tensor):
                 tensors.append(x)
                 arrays.append(x._data)
-                wanted = recording and x.requires_grad
+                wanted = recording and x._requires_grad
                 parents.append((x if x._node is None else x._node) if wanted else None)
             else:
                 arrays.append(x)
@@ -83,7 +83,7 @@ class Function:
             node.like = data.shape, data.dtype
             tensors.append(output)
             node.watch(tensors)
-            output.requires_grad = True
+            output._requires_grad = True
             output._node = node
         return output
 

@@ -38,7 +38,7 @@ class Tensor(Operators):
     ``x + rng.standard_normal(x.shape)`` leave a float32 network in float32.
     """
 
-    __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_version", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "_version", "grad")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
         self._data = _as_array(data, dtype)
@@ -47,7 +47,7 @@ class Tensor(Operators):
         self._version = data._version if shares else [0]  # one for all views of the same memory
         self._hooks: list[Callable] | None = None
         self.grad: Array | None = None
-        self.requires_grad = False
+        self._requires_grad = False
         if requires_grad:
             self.requires_grad_()
 
@@ -162,6 +162,15 @@ class Tensor(Operators):
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Switch recording on or off for this leaf, in place."""
         if requires_grad and self.dtype.kind != "f":
@@ -171,7 +180,7 @@ class Tensor(Operators):
             )
         if self._node is not None:
             raise GraphError("requires_grad_: this tensor was computed from others. Use .detach() to cut it off.")
-        self.requires_grad = requires_grad
+        self._requires_grad = requires_grad
         return self
 
     def backward(self, grad: Any = None, retain_graph: bool = False) -> None:
@@ -212,6 +221,8 @@ class Tensor(Operators):
 
     def register_hook(self, hook: Callable[[Array], Array | None]) -> Callable[[], None]:
         """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces it.
+
+        A hook must not write into its gradient, which may be on its way to other tensors too; let it return a new one.
 
         Returns:
             a function that takes the hook off again.
