@@ -43,7 +43,7 @@ def train_torch(trainer: Trainer, nudge: float) -> dict:
     sgd = torch.optim.SGD(twin.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, list(config.drops(trainer.iterations)), 0.1)
     loader = DataLoader(trainer.sets.train, config.batch_size, shuffle=True, seed=config.seed,
-                        transform=trainer.sets.train_transform)  # fmt: skip
+                        transform=trainer.sets.train_transform(config))  # fmt: skip
     losses, tests = [], []
     with tqdm(total=trainer.iterations, desc=f"PyTorch, nudge {nudge:g}", disable=None) as bar:
         while len(losses) < trainer.iterations:

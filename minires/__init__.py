@@ -2,6 +2,7 @@
 
 from . import data, functional, inspect, models, nn, optim, train
 from .backend import asnumpy, default_generator, manual_seed
+from .errors import MiniresError
 from .functional import (
     broadcast_to,
     concatenate,
@@ -19,7 +20,7 @@ from .functional import (
     tanh,
     where,
 )
-from .gradcheck import gradcheck
+from .gradcheck import GradientError, gradcheck
 from .kernels import use_kernels
 from .ops import unbroadcast
 from .tensor import Function, Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad, tensor
@@ -28,6 +29,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Function",
+    "GradientError",
+    "MiniresError",
     "Tensor",
     "asnumpy",
     "broadcast_to",

@@ -103,12 +103,14 @@ def test_ctrl_c_says_how_to_go_on(here):
 
 def test_options_reach_the_configuration(here, run):
     options = ["--shortcut", "B", "--optimizer", "adam", "--lr", "0.01", "--schedule", "cosine", "--label-smoothing",
-               "0.1", "--validation", "200", "--decay", "weights", "--zero-init-residual", "--warmup", "1"]  # fmt: skip
+               "0.1", "--validation", "200", "--decay", "weights", "--zero-init-residual", "--warmup", "1",
+               "--augment", "--padding", "2", "--flip", "--warmup-shape", "linear"]  # fmt: skip
     status, _, err = run("train", *SMALL, "--iterations", 2, "--out", "r", *options)
     assert status == 0, err
     config = json.loads((here / "r" / "config.json").read_text())
     expected = {"shortcut": "B", "optimizer": "adam", "lr": 0.01, "schedule": "cosine", "label_smoothing": 0.1,
-                "validation": 200, "decay": "weights", "zero_init_residual": True, "warmup": 1, "seed": 1}  # fmt: skip
+                "validation": 200, "decay": "weights", "zero_init_residual": True, "warmup": 1, "seed": 1,
+                "augment": True, "padding": 2, "flip": True, "warmup_shape": "linear"}  # fmt: skip
     assert {name: config[name] for name in expected} == expected
 
 
@@ -126,6 +128,15 @@ def test_cifar_from_a_path(here, run, rng):
     assert (config["lr"], config["batch_size"], config["schedule"], config["augment"]) == (0.1, 128, "steps", True)
     status, _, err = run("eval", "r", "--data", "digits")
     assert (status, "something else" in err) == (2, True)
+
+
+def test_both_kinds_of_cifar_in_one_folder(here, run):
+    for family, names in (("cifar-10-batches-bin", ["data_batch_1.bin"]), ("cifar-100-binary", ["train.bin"])):
+        (here / family).mkdir()
+        for name in names:
+            (here / family / name).write_bytes(b"")
+    status, _, err = run("train", "--data", here)
+    assert (status, "holds both CIFAR-10 and CIFAR-100" in err) == (2, True)
 
 
 def test_summary_gradcheck_doctor_info(here, run):
@@ -164,10 +175,10 @@ def test_a_wrong_gradient_gives_status_1(run, monkeypatch):
         ("train --model resnet18 --width 8", "has the widths of table 1"),
         ("train --data nowhere", "no data 'nowhere': give digits, shapes"),
         ("train --data cifar10", "minires data download cifar10"),
-        ("train --epochs nan", "epochs must be positive"),
+        ("train --epochs nan", "epochs must be a number"),
         ("train --epochs 1 --iterations 5", "not allowed with"),
         ("train --lr fast", "invalid float value: 'fast'"),
-        ("train --batch-size 0", "batch_size must be positive"),
+        ("train --batch-size 0", "batch_size must be a whole number of at least 1"),
         ("train --resume", "add --out DIR"),
         ("train --out file", "is a file; the run needs a folder"),
         ("train --milestones 9 3 --iterations 12", "milestones must increase"),
@@ -176,7 +187,15 @@ def test_a_wrong_gradient_gives_status_1(run, monkeypatch):
         ("predict nothing x.png", "there is no checkpoint"),
         ("summary resnet50 --size 0", "--size must be positive"),
         ("summary resnet20 --stride-in 1x1", "is for bottlenecks"),
-        ("gradcheck resnet8 --entries 0", "--entries must be positive"),
+        ("gradcheck resnet8 --entries 0", "--entries must be at least 1"),
+        ("gradcheck resnet8 --seed -1", "--seed must be at least 0"),
+        ("summary resnet²", "there is no model"),
+        ("summary resnet20 --classes 0", "--classes must be positive"),
+        ("train --label-smoothing 1.5", "label_smoothing must be"),
+        ("train --epochs inf", "epochs must be"),
+        ("train --optimizer adam --nesterov", "nesterov"),
+        ("train --resume --out gone", "there is no run in gone"),
+        ("data info file --debugg", "unrecognized arguments"),
         ("data fetch", "invalid choice: 'fetch'"),
     ],
 )
@@ -188,6 +207,34 @@ def test_mistakes_are_one_sentence(here, run, command, sentence):
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in out + err
     assert not (here / "runs").exists()
+
+
+def test_the_first_command_of_the_readme_reaches_98_percent(here, run):
+    status, out, err = run("train")
+    assert status == 0, err
+    assert float(re.search(r"accuracy (\S+)%", out).group(1)) >= 98
+
+
+def test_a_run_with_validation_is_tested_on_the_test_set(here, run):
+    assert run("train", *SMALL, "--iterations", 2, "--validation", 200, "--out", "r")[0] == 0
+    assert "digits test" in run("eval", "r")[1]
+    assert "200 images" in run("eval", "r", "--validation")[1]
+    assert run("train", *SMALL, "--iterations", 2, "--out", "s")[0] == 0
+    assert "held no images out" in run("eval", "s", "--validation")[2]
+
+
+def test_pictures_of_all_kinds(here):
+    from PIL import Image
+
+    from minires.cli.runs import _read
+
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(here / "16bit.png")
+    np.testing.assert_array_equal(_read(here / "16bit.png", (8, 8, 1), False)[..., 0], ramp >> 8)
+    ink = np.zeros((8, 8, 4), np.uint8)  # black, and transparent but for the upper half
+    ink[:4, :, 3] = 255
+    Image.fromarray(ink).save(here / "ink.png")
+    np.testing.assert_array_equal(_read(here / "ink.png", (8, 8, 1), True)[:, 0, 0], [255] * 4 + [0] * 4)
 
 
 def test_predict_names_what_it_cannot_read(here, run):

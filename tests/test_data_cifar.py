@@ -1,12 +1,13 @@
 """CIFAR in every official layout, from every place where it may lie."""
 
+import gzip
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minires.data import cifar10, cifar100, info
+from minires.data import cifar10, cifar100, families_at, info
 from minires.data.layouts import FAMILIES
 from minires.errors import DataError
 from tests.cifar_files import LOADERS, PLACES, assert_is, make_files, write_archive, write_folder
@@ -138,7 +139,7 @@ def test_info_lists_every_copy(tmp_path):
         write_folder(tmp_path / layout.folder, files)
         write_archive(tmp_path / layout.archive, layout.folder, files)
     digits, *copies = info(tmp_path)
-    assert (digits.name, digits.train, digits.test, digits.verified) == ("digits", 1437, 360, True)
+    assert (digits.name, digits.train, digits.test, digits.verified) == ("digits", 1437, 360, False)
     assert digits.path.is_file()
     assert [(found.name, found.layout) for found in copies] == [
         ("cifar10", layout) for layout in ("binary", "python", "binary.tar.gz", "python.tar.gz")
@@ -172,9 +173,80 @@ def test_info_reports_a_broken_copy_and_goes_on(tmp_path, damage):
         root = root.parent
     broken = info(root)[-1]
     assert (broken.train, broken.test, broken.verified) == (None, None, False)
-    words = {"cut": "is truncated", "missing": "lacks test_batch.bin"}.get(damage, "cannot be read as a .tar.gz")
+    words = {"cut": "is truncated", "missing": "lacks test_batch.bin"}.get(damage, "is not CIFAR")
     assert words in broken.problem
 
 
 def test_info_where_there_is_nothing(tmp_path):
     assert [found.name for found in info(tmp_path / "nowhere")] == ["digits"]
+
+
+@pytest.mark.parametrize("content", [b"letter", gzip.compress(b"letter")])
+def test_info_on_a_file_of_another_kind(tmp_path, content):
+    (tmp_path / "letter.txt").write_bytes(content)
+    unknown = info(tmp_path / "letter.txt")[-1]
+    assert (unknown.name, unknown.train, unknown.verified) == ("unknown", None, False)
+    assert "letter.txt is not CIFAR" in unknown.problem
+
+
+# families_at
+
+
+@every_set
+@every_layout
+@pytest.mark.parametrize("place", PLACES)
+def test_the_family_at_a_place(tmp_path, name, version, place):
+    layout, files, _ = make_files(name, version)
+    root = PLACES[place](tmp_path, layout, files)
+    assert families_at(root) == families_at(str(root)) == [name]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_both_families_at_one_place(tmp_path, monkeypatch, archived):
+    for name in ("cifar100", "cifar10"):
+        layout, files, _ = make_files(name, "python")
+        if archived:
+            write_archive(tmp_path / layout.archive, layout.folder, files)
+        else:
+            write_folder(tmp_path / layout.folder, files)
+    assert families_at(tmp_path) == ["cifar10", "cifar100"]
+    monkeypatch.setenv("MINIRES_DATA", str(tmp_path))
+    assert families_at() == ["cifar10", "cifar100"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "letter.txt", "letter.gz", "other.tar.gz", "damaged.tar.gz"])
+def test_no_family_is_an_empty_list_and_the_loader_has_the_sentence(tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "letter.txt").write_bytes(b"letter")
+    (tmp_path / "letter.gz").write_bytes(gzip.compress(b"letter"))
+    whole = write_archive(tmp_path / "other.tar.gz", "letters", {"data_batch_1": bytes(99)}).read_bytes()
+    (tmp_path / "damaged.tar.gz").write_bytes(whole[:30])
+    assert families_at(tmp_path / place) == []
+    with pytest.raises(DataError, match=place):
+        cifar10(tmp_path / place)
+
+
+def test_the_family_of_a_damaged_copy_is_still_told(tmp_path):
+    layout, files, _ = make_files("cifar100", "python")
+    (tmp_path / layout.archive).write_bytes(b"")
+    assert families_at(tmp_path / layout.archive) == families_at(tmp_path) == ["cifar100"]
+    renamed = write_archive(tmp_path / "renamed.tgz", layout.folder, files)
+    renamed.write_bytes(renamed.read_bytes()[:-3000])
+    assert families_at(renamed) == ["cifar100"]
+
+
+def test_the_family_is_told_without_reading_or_counting(tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("families_at reads too much")
+
+    layout, files, _ = make_files("cifar10", "binary")
+    write_folder(tmp_path / "a" / layout.folder, files)
+    official = write_archive(tmp_path / "b" / layout.archive, layout.folder, files)
+    renamed = write_archive(tmp_path / "renamed.tgz", layout.folder, files)
+    for name in ("inventory.md5_of", "inventory.decode", "cifar.decode", "cifar.tar_members"):
+        monkeypatch.setattr(f"minires.data.{name}", never)
+    monkeypatch.setattr("tarfile.TarFile.extractfile", never)
+    assert families_at(renamed) == ["cifar10"]
+    monkeypatch.setattr("gzip.open", never)
+    for root in (tmp_path / "a", official, official.parent):
+        assert families_at(root) == ["cifar10"]

@@ -13,7 +13,7 @@ from minires.data import cifar10
 from minires.data.layouts import FAMILIES
 from minires.data.pickles import load_pickle
 from minires.errors import DataError
-from tests.cifar_files import LOADERS, make_files, write_archive, write_folder
+from tests.cifar_files import LOADERS, assert_is, make_files, write_archive, write_folder
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -74,6 +74,43 @@ def test_a_python_batch_cut_anywhere(tmp_path):
             load_pickle(whole[:keep], "batch")
 
 
+# a damaged copy beside a good one
+
+
+def cut_folder(tmp_path):
+    """A folder with a damaged copy of CIFAR-10 in the layout that is preferred."""
+    layout, files, _ = make_files("cifar10", "binary")
+    write_folder(tmp_path / layout.folder, files | {"test_batch.bin": b"short"})
+    return tmp_path
+
+
+def test_a_damaged_copy_names_the_others(tmp_path):
+    cut_folder(tmp_path)
+    layout, files, expected = make_files("cifar10", "python")
+    other = write_folder(tmp_path / layout.folder, files)
+    with pytest.raises(DataError, match=r"test_batch\.bin is truncated.* There is also \S+batches-py; give its path"):
+        cifar10(tmp_path)
+    assert_is(cifar10(other), expected)  # as it was told
+
+    archive = write_archive(tmp_path / layout.archive, layout.folder, files)
+    with pytest.raises(DataError, match=r"There is also \S+-py and \S+\.tar\.gz; give the path of one to load that"):
+        cifar10(tmp_path)
+    assert_is(cifar10(archive), expected)
+
+
+def test_a_damaged_copy_alone_names_no_other(tmp_path):
+    with pytest.raises(DataError, match=r"copy or download it again\.$"):
+        cifar10(cut_folder(tmp_path))
+
+
+def test_a_path_that_leads_to_the_damage_again_is_not_advised(tmp_path):
+    folder = cut_folder(tmp_path) / "cifar-10-batches-bin"
+    for name, content in make_files("cifar10", "python")[1].items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"copy or download it again\.$"):
+        cifar10(folder)
+
+
 # archives
 
 
@@ -108,15 +145,37 @@ def test_an_archive_that_turns_into_nonsense_in_a_batch(tmp_path):
         cifar10(path)
 
 
+def test_a_damaged_archive_may_go(tmp_path):
+    """Nonsense after the head of a gzip file: nobody can want to keep it."""
+    (tmp_path / "x").write_bytes(gzip.compress(b"")[:10] + b"\xff" * 99)
+    with pytest.raises(DataError, match=r"x cannot be read as a \.tar\.gz .*: delete it, and copy or download"):
+        cifar10(tmp_path / "x")
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"plain text", gzip.compress(b""), gzip.compress(b"not a tar" * 500), gzip.compress(b"")[:10] + b"\xff" * 99],
-    ids=["text", "empty gzip", "no tar inside", "nonsense after the head"],
+    [b"plain text", b"?", gzip.compress(b""), gzip.compress(b"letter"), gzip.compress(b"not a tar" * 500)],
+    ids=["text", "one byte", "empty gzip", "short gzip", "no tar inside"],
 )
-def test_a_file_that_is_no_archive(tmp_path, content):
-    (tmp_path / "x").write_bytes(content)
-    with pytest.raises(DataError, match=r"x cannot be read as a \.tar\.gz"):
-        cifar10(tmp_path / "x")
+@pytest.mark.parametrize("name", ["thesis.txt", "cifar-10-binary.tar.gz"])
+def test_a_file_of_another_kind_is_not_to_be_thrown_away(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        cifar10(tmp_path / name)
+    assert f"{name} is not CIFAR: expected a folder with its files, or one of the official" in str(caught.value)
+    assert "`minires data download`" in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+def test_an_archive_that_the_system_does_not_give_is_not_blamed(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    layout, files, _ = make_files("cifar10", "binary")
+    path = write_archive(tmp_path / layout.archive, layout.folder, files)
+    monkeypatch.setattr("gzip.open", refuse)
+    with pytest.raises(DataError, match=r"binary\.tar\.gz cannot be read: Permission denied\.$"):
+        cifar10(path)
 
 
 HARMFUL = {

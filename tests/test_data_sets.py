@@ -82,6 +82,11 @@ def test_split_in_order():
     np.testing.assert_array_equal(rest.images, small().images[4:])
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_part_that_split_holds_out_can_be_told_by_its_name(seed):
+    assert [part.name for part in small().split(4, seed)] == ["small", "small (held out)"]
+
+
 def test_split_with_a_seed_permutes_and_loses_nothing():
     data = Dataset(np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100), tuple(map(str, range(100))))
     first, rest = data.split(70, seed=3)
@@ -141,6 +146,7 @@ def test_digits_file_is_small_and_documented():
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "10.24432/C50P49" in readme
     assert "Creative Commons Attribution 4.0" in readme
+    assert "without warranties of any kind; see section 5 of the licence" in readme
 
 
 # shapes
@@ -232,7 +238,8 @@ def test_data_imports_only_what_lies_below(path):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                yield node.module
+                package = ["", "minires.data.", "minires."][node.level]
+                yield package + (node.module or "")
 
     for module in modules(ast.walk(tree)):
         top = module.split(".")[0]

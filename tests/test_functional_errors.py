@@ -3,6 +3,8 @@
 What a test expects is literal; `` ... `` stands for anything in between.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -187,15 +189,15 @@ NORMS = [
 ARRAYS = [
     *(
         fails(lambda op=op: op(zeros(2, 3), zeros(4, 3)), ShapeError,
-              f"{name}: the shapes (2, 3) and (4, 3) do not broadcast in a {symbol} b. Aligned from the right")
-        for name, symbol, op in (
-            ("add", "+", lambda a, b: a + b),
-            ("subtract", "-", lambda a, b: a - b),
-            ("multiply", "*", lambda a, b: a * b),
-            ("divide", "/", lambda a, b: a / b),
-            ("power", "**", lambda a, b: a**b),
-            ("maximum", "max", F.maximum),
-            ("minimum", "min", F.minimum),
+              f"{name}: the shapes (2, 3) and (4, 3) do not broadcast. Aligned from the right")
+        for name, op in (
+            ("add", lambda a, b: a + b),
+            ("subtract", lambda a, b: a - b),
+            ("multiply", lambda a, b: a * b),
+            ("divide", lambda a, b: a / b),
+            ("power", lambda a, b: a**b),
+            ("maximum", F.maximum),
+            ("minimum", F.minimum),
         )
     ),
     fails(lambda: zeros(2, 3) @ zeros(2, 3), ShapeError,
@@ -294,3 +296,34 @@ def test_an_array_on_a_device_that_is_not_there_says_what_to_install():
 def test_numbers_and_none_belong_to_any_device():
     assert array_module(None, 2.0) is np
     assert array_module(np.zeros(2), 3, None) is np
+
+
+@pytest.mark.parametrize(
+    ("mean", "var", "training", "sentence"),
+    [
+        (Tensor(np.zeros(4)), None, True, "give both running_mean and running_var"),
+        (np.zeros(4), np.ones(4), False, "must be Tensors"),
+        (Tensor(np.zeros(1)), Tensor(np.ones(4)), True, "running_mean has shape (1,) but x"),
+        (Tensor(np.zeros(4)), Tensor(np.ones((2, 4))), False, "running_var has shape (2, 4) but x"),
+    ],
+)
+def test_running_statistics_are_checked(rng, mean, var, training, sentence):
+    x, gamma, beta = rng.standard_normal((3, 2, 2, 4)), np.ones(4), np.zeros(4)
+    with pytest.raises((ShapeError, ArgumentError), match=re.escape(sentence)):
+        F.batch_norm(x, gamma, beta, mean, var, training)
+
+
+def test_options_do_not_widen_float32(rng):
+    x = Tensor(rng.standard_normal((4, 3)).astype(np.float32))
+    assert F.dropout(x, np.float64(0.5)).dtype == np.float32
+    assert F.cross_entropy(x, [0, 1, 2, 0], np.float64(0.1), "none").dtype == np.float32
+
+
+@pytest.mark.parametrize("call", [lambda x: x.softmax(None), lambda x: F.concatenate([x, x], None)])
+def test_one_axis_means_one(call):
+    with pytest.raises(ArgumentError, match="expected one axis"):
+        call(Tensor(np.zeros((2, 3))))
+
+
+def test_softmax_of_nothing_is_nothing():
+    assert Tensor(np.zeros((3, 0))).softmax().shape == (3, 0)

@@ -1,6 +1,8 @@
 """The graph: backward, hooks, switches of recording, Functions of one's own, and anomalies."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -323,3 +325,28 @@ def test_an_array_changed_behind_the_engines_back_is_caught(x):
         ):
             y.backward()
         (x * [1.0, 2.0, 3.0]).sum().backward()
+
+
+def test_a_hook_may_mention_its_own_tensor_without_a_leak():
+    def backward_with_a_hook():
+        y = tensor([1.0, 2.0], requires_grad=True) * 2
+        shapes = []
+        y.register_hook(lambda grad: shapes.append(y.shape))  # y holds its node, the node the hook, the hook y
+        y.sum().backward()
+        assert shapes == [(2,)]
+        return weakref.ref(y)
+
+    gc.disable()
+    try:
+        assert backward_with_a_hook()() is None
+    finally:
+        gc.enable()
+
+
+def test_an_array_beside_a_tensor_may_be_used_again(rng):
+    x, a = tensor(rng.standard_normal(3), requires_grad=True), rng.standard_normal(3)
+    expected = a.copy()
+    y = (x * a).sum()
+    a *= 5
+    y.backward()
+    np.testing.assert_array_equal(x.grad, expected)

@@ -309,3 +309,12 @@ def test_pooling_is_that_of_torch(case, name):
     y.backward(dy)
     ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
     agree(x.grad, to_nhwc(tx.grad))
+
+
+def test_infinite_logits_and_gradients_are_judged_alike(kernels):
+    kernel = minires.kernels.active()
+    losses, probabilities = kernel.cross_entropy(np.array([[0, -np.inf, 1.0]]), np.array([0]), 0.0)
+    np.testing.assert_allclose(losses, np.log1p(np.e))
+    np.testing.assert_allclose(probabilities[0, 1], 0)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(kernel.relu_dx(np.array([np.inf, 1.0]), np.array([0.0, 2.0])), [np.nan, 1])

@@ -270,3 +270,29 @@ def test_an_array_given_to_a_buffer_stays_a_buffer():
 def test_a_dict_of_modules_is_refused():
     with pytest.raises(TypeError, match="plain dict would not be found"):
         nn.Sequential().paths = {"skip": nn.Identity()}
+
+
+def test_a_module_used_twice_is_one_module():
+    class Twice(nn.Module):
+        def __init__(self):
+            self.a = nn.Conv2d(3, 3, 1, bias=False)
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model = Twice()
+    assert [name for name, _ in model.named_modules()] == ["", "a"]
+    found = minires.inspect.summary(model, (4, 4, 3))
+    assert len(found.rows) == 2
+    assert found.multiply_adds == 2 * 16 * 9
+
+
+def test_a_property_that_fails_says_so():
+    class Broken(nn.Module):
+        @property
+        def width(self):
+            return self.missing
+
+    with pytest.raises(AttributeError, match="the property itself met an unknown"):
+        Broken().width  # noqa: B018

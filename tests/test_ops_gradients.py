@@ -107,7 +107,6 @@ CASES = [
     *(Case("var", (normal(2, 3, 5),), {"axis": axis, "keepdims": keep, "ddof": ddof})
       for axis, keep in AXES[:5] for ddof in (0, 1)),
     *(Case("reshape", (normal(2, 3, 5),), {"shape": shape}) for shape in ((5, 6), (-1,), (3, -1, 1))),
-    *(Case("flatten", (normal(2, 3, 5),), {"start_axis": start}) for start in (0, 1, -2)),
     *(Case("transpose", (normal(2, 3, 5),), {"axes": axes}) for axes in (None, (1, 2, 0), (0, -1, 1))),
     *(Case("getitem", (normal(3, 4, 5),), {"index": index}) for index in INDICES[:-1]),
     *(Case("broadcast_to", (normal(*s),), {"shape": to})

@@ -290,3 +290,27 @@ def test_requires_grad_is_checked_however_it_is_set():
 def test_integers_clipped_to_a_fraction_become_floating():
     np.testing.assert_array_equal(Tensor([0, 1, 2]).clip(0.5, 1.5).data, np.array([0.5, 1, 1.5], np.float32))
     assert Tensor([0, 1, 2]).clip(0, 1).dtype == np.int64
+
+
+def test_booleans_combine():
+    x = Tensor([-1.0, 0.5, 2.0])
+    inside = (x > 0) & (x < 1)
+    np.testing.assert_array_equal(inside.data, [False, True, False])
+    np.testing.assert_array_equal((~inside).data, [True, False, True])
+    np.testing.assert_array_equal(((x < 0) | (x > 1)).data, [True, False, True])
+    np.testing.assert_array_equal((np.array([True, True, False]) ^ inside).data, [True, False, False])
+    np.testing.assert_array_equal(x[inside].data, np.float32([0.5]))
+
+
+@pytest.mark.parametrize("value", [1j, np.complex128(1j), np.array([1j])])
+def test_complex_numbers_are_refused(value):
+    with pytest.raises(TypeError):
+        Tensor([1.0]) + value
+    with pytest.raises(TypeError, match="holds numbers, not complex"):
+        Tensor(value)
+
+
+def test_the_mean_of_many_float16_has_a_gradient():
+    x = Tensor(np.ones(70_000, np.float16), requires_grad=True)
+    x.mean().backward()
+    np.testing.assert_array_equal(x.grad, np.full(70_000, 1 / 70_000, np.float16))

@@ -107,6 +107,7 @@ def test_killed_and_resumed_is_never_stopped(undisturbed, tmp_path, when, at):
 
 
 def test_killed_twice(undisturbed, tmp_path):
+    (tmp_path / "run").mkdir()  # an empty folder: the run was killed before it wrote anything
     for at in (5, 13):
         command = [sys.executable, "-c", KILLED, str(tmp_path / "run"), "step", str(at), "resume"]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -188,11 +189,51 @@ def poisoned(at):
 
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     trainer = Trainer(Config(**TINY), tmp_path / "run", model=poisoned(at=7))
-    with pytest.raises(DivergedError, match=r"nan at iteration 7 .*checkpoint of iteration 6 is kept"):
+    with pytest.raises(DivergedError, match=r"nan after iteration 6 .*checkpoint of iteration 6 is kept"):
         trainer.fit()
     arrays, meta = load_checkpoint(tmp_path / "run" / "checkpoint.npz")
     assert meta["iteration"] == 6
     assert all(np.isfinite(a).all() for a in arrays.values())
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e20])
+def test_no_checkpoint_is_written_of_weights_that_have_diverged(tmp_path, lr):
+    config = Config(**{**TINY, "lr": lr, "schedule": "constant", "checkpoint_every": 1, "epochs": 20})
+    with pytest.raises(DivergedError, match="checkpoint of iteration"):
+        Trainer(config, tmp_path / "run").fit()
+    arrays, _ = load_checkpoint(tmp_path / "run" / "checkpoint.npz")
+    assert all(np.isfinite(a).all() for a in arrays.values())
+    run = Run(tmp_path / "run")
+    assert np.isfinite(run.probabilities(np.zeros((2, 8, 8, 1), np.uint8))).all()
+    log = tmp_path / "run" / "log.jsonl"
+    for line in log.read_text().splitlines() if log.exists() else []:
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_divergence_in_the_last_step_is_noticed(tmp_path):
+    with pytest.raises(DivergedError, match="checkpoint of iteration 0 is kept"):
+        Trainer(Config(**{**TINY, "epochs": None, "iterations": 1, "lr": 1e30}), tmp_path / "run").fit()
+
+
+def test_a_short_run_still_has_a_training_line(tmp_path):
+    Trainer(Config(**{**TINY, "epochs": None, "iterations": 1}), tmp_path / "run").fit()
+    assert [(r["kind"], r["lr"]) for r in outcome(tmp_path / "run")[2]] == [("train", 0.1), ("test", 0.1)]
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoint.npz", "log.jsonl"])
+def test_no_part_of_a_run_is_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(CheckpointError, match=f"already holds a run .{name}"):
+        Trainer(Config(**TINY), tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_evaluate_leaves_a_frozen_part_frozen():
+    trainer = Trainer(Config(**TINY))
+    trainer.model.bn.eval()
+    trainer.evaluate()
+    assert not trainer.model.bn.training
+    assert trainer.model.fc.training
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
@@ -282,9 +323,10 @@ def test_the_paper_is_the_default():
         "resnet20", 0.1, 0.9, 1e-4, 128)  # fmt: skip
     assert config.length(391) == 64_000
     assert config.drops(64_000) == (32_000, 48_000)
-    assert config.warmup_length() == 0
+    assert config.warmup_length(64_000) == 0
     deep = recipe("cifar10", model="resnet110")
-    assert (deep.warmup_length(), deep.warmup_lr) == (400, 0.01)
+    assert (deep.warmup_length(64_000), deep.warmup_length(6400), deep.warmup_lr) == (400, 40, 0.01)
+    assert recipe("cifar10", model="resnet1202").warmup_length(64_000) == 0
     assert recipe("cifar10", epochs=2).length(391) == 782
     assert recipe("cifar10", iterations=10).drops(10) == (5, 7)
     assert recipe("cifar10", iterations=10, milestones=[3]).drops(10) == (3,)
@@ -303,9 +345,18 @@ def test_the_schedule_reaches_the_optimiser(tmp_path):
     [
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adam"),
         ({"schedule": "poly"}, "schedule must be one of steps, cosine, constant"),
-        ({"lr": -1}, "lr must be a finite number"),
-        ({"lr": float("nan")}, "lr must be a finite number"),
-        ({"epochs": 0}, "epochs must be positive"),
+        ({"lr": -1}, "lr must be a number of at least 0"),
+        ({"lr": float("nan")}, "lr must be a number of at least 0"),
+        ({"lr": "0.1"}, "lr must be a number of at least 0"),
+        ({"epochs": 0}, "epochs must be a number"),
+        ({"epochs": float("inf")}, "epochs must be a number"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"momentum": 5.0}, "momentum must be a number of at least 0 and below 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be a number of at least 0 and below 1"),
+        ({"nesterov": True, "optimizer": "adam"}, "nesterov belongs to"),
+        ({"nesterov": True, "momentum": 0}, "nesterov belongs to"),
+        ({"warmup_shape": "bent"}, "warmup_shape must be one of"),
         ({"iterations": 5, "epochs": 5}, "not both"),
         ({"milestones": (3,), "schedule": "cosine"}, "milestones belong to the schedule 'steps'"),
         ({"shortcut": "D"}, "shortcut must be one of A, B, C"),

@@ -32,14 +32,24 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for module in _COMMANDS:
         module.add(commands)
-    for command in set(commands.choices.values()):  # after the command too, where one adds it when something failed
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    _accept_debug(commands)
     return parser
+
+
+def _accept_debug(commands: Any) -> None:
+    """Let --debug stand after a command too, where one adds it when something has failed."""
+    for command in set(commands.choices.values()):
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        for action in command._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _accept_debug(action)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 after an error, which is told in one sentence."""
-    options: Any = make_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options: Any = make_parser().parse_args(words)
+    options.words = words
     try:
         return options.run(options) or 0
     except Interrupted as stopped:

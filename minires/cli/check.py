@@ -26,15 +26,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--size", type=int, default=9, metavar="PIXELS", help="of the pictures (9)")
     parser.add_argument("--batch", type=int, default=3, help="how many pictures (3)")
     parser.add_argument("--entries", type=int, default=3, metavar="N", help="measured in each parameter (3)")
-    parser.add_argument("--shortcut", choices=SHORTCUTS)
+    parser.add_argument("--shortcut", choices=SHORTCUTS, help="A for small pictures, B for large")
     parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and choice of entries (0)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; exit status 1 if a gradient is wrong."""
-    for name in ("size", "batch", "entries"):
-        if getattr(options, name) < 1:
-            raise ArgumentError(f"--{name} must be positive, got {getattr(options, name)}.")
+    for name, least in (("size", 1), ("batch", 1), ("entries", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ArgumentError(f"--{name} must be at least {least}, got {getattr(options, name)}.")
     model, _ = model_and_size(options.model, {"shortcut": options.shortcut} if options.shortcut else {})
     rng = np.random.default_rng(options.seed)
     for module in model.modules():

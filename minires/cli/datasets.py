@@ -10,15 +10,17 @@ from .. import data
 
 def add(commands: Any) -> None:
     """Enter the command with its two actions."""
-    parser = commands.add_parser("data", help="download data sets, or list those that are here")
+    text = "Download data sets, or list those that are here."
+    parser = commands.add_parser("data", help="download data sets, or list those that are here", description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    download = actions.add_parser("download", help="fetch CIFAR, resuming what was broken off")
+    text = "Fetch CIFAR, resuming what was broken off, and check its MD5 sum."
+    download = actions.add_parser("download", help="fetch CIFAR, resuming what was broken off", description=text)
     download.set_defaults(run=run_download)
     download.add_argument("name", choices=("cifar10", "cifar100"))
     download.add_argument("--root", metavar="DIR", help="where to put it ($MINIRES_DATA, or the user's cache)")
     download.add_argument("--version", choices=("binary", "python"), default="binary", help="which archive (binary)")
     download.add_argument("--url", action="append", metavar="URL", help="another address; may be given several times")
-    info = actions.add_parser("info", help="list the data sets found")
+    info = actions.add_parser("info", help="list the data sets found", description="List the data sets found.")
     info.set_defaults(run=run_info)
     info.add_argument("root", nargs="?", metavar="PATH", help="where to look ($MINIRES_DATA, or the user's cache)")
 
@@ -39,7 +41,7 @@ def describe(root: str | None = None) -> list[str]:
     lines = []
     for found in data.info(root):
         counts = found.problem or f"{found.train:,} to train on, {found.test:,} to test on"
-        verified = ", MD5 verified" if found.verified and found.layout != "package" else ""
+        verified = ", MD5 verified" if found.verified else ""
         lines.append(f"{found.name:<9} {found.layout:<14} {counts}{verified}  {found.path}")
     if len(lines) == 1:
         where = root or data.default_root()

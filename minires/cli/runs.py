@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("eval", help="test a trained network", description="Loss and error on the test set.")
     parser.set_defaults(run=run_eval)
     parser.add_argument("folder", metavar="RUN", help="folder of a run")
-    parser.add_argument("--data", metavar="NAME|PATH", help="other data of the same kind than it was trained on")
+    parser.add_argument("--data", metavar="NAME|PATH", help="other data of the same kind as it was trained on")
+    parser.add_argument("--validation", action="store_true", help="test on the images held out of training instead")
 
     parser = commands.add_parser(
         "predict", help="classify pictures", description="Classify picture files; each is scaled to the network's size."
@@ -32,7 +34,10 @@ def add(commands: Any) -> None:
 def run_eval(options: argparse.Namespace) -> None:
     """Print the metrics, for each class too."""
     run = Run(options.folder)
-    sets = load_sets(replace(run.config, data=options.data or run.config.data))
+    if options.validation and not run.config.validation:
+        raise DataError(f"{options.folder} held no images out of training: leave --validation out.")
+    held_out = run.config.validation if options.validation else 0
+    sets = load_sets(replace(run.config, data=options.data or run.config.data, validation=held_out))
     if sets.test.image_shape != run.image_shape or sets.test.classes != run.classes:
         raise DataError(
             f"the run was trained on pictures {run.image_shape} of {len(run.classes)} classes, but {sets.test!r} is "
@@ -61,15 +66,25 @@ def run_predict(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path, shape: tuple[int, ...], invert: bool) -> np.ndarray:
-    """A picture file as bytes (H, W, C) of the network's size."""
-    from PIL import Image, UnidentifiedImageError  # Pillow comes with matplotlib
+    """A picture file as bytes (H, W, C) of the network's size; what is transparent becomes white."""
+    from PIL import Image, ImageOps, UnidentifiedImageError  # Pillow comes with matplotlib
 
     height, width, channels = shape
     try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16 bits: convert() would cut off what is over 255 instead of scaling it
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
     except FileNotFoundError:
         raise DataError(f"there is no picture {path}.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{path} has more pixels than is safe to open. Scale it down first.") from None
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable picture ({error}).") from None
     pixels = np.asarray(image).reshape(height, width, channels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..inspect import summary
-from ..models import build
+from ..models import build, parse_name
 from ..models.blocks import SHORTCUTS
 from ..models.resnet import IMAGENET_LAYOUTS
 
@@ -29,19 +29,18 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
+    for name in ("size", "classes"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ArgumentError(f"--{name} must be positive, got {getattr(options, name)}.")
     names = ("shortcut", "stride_in", "classes")
     model, size = model_and_size(options.model, {n: v for n in names if (v := getattr(options, n)) is not None})
-    if options.size is not None:
-        size = options.size
-    if size < 1:
-        raise ArgumentError(f"--size must be positive, got {size}.")
+    size = options.size or size
     print(summary(model, (size, size, 3)))
 
 
 def model_and_size(name: str, options: dict[str, Any]) -> tuple[Any, int]:
     """The network of that name, and the pictures it is meant for."""
-    depth = int("0" + "".join(c for c in name if c.isdigit()))
-    large = depth in IMAGENET_LAYOUTS
+    large = parse_name(name)[0] in IMAGENET_LAYOUTS
     if "stride_in" in options and not large:
         raise ArgumentError(f"--stride-in is for bottlenecks (resnet50, 101, 152); {name} has none.")
     return build(name, generator=0, **options), 224 if large else 32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from ..errors import ArgumentError
 from ..models.blocks import SHORTCUTS
 from ..train import Config, Interrupted, Trainer, recipe
-from ..train.config import DECAYED, OPTIMIZERS, SCHEDULES
+from ..train.config import DECAYED, OPTIMIZERS, SCHEDULES, WARMUP_SHAPES
 
 _DESCRIPTION = """Train a network. Without arguments: a small ResNet on the digits that come with minires, in under a
-minute. With CIFAR (--data PATH): the recipe of the paper, every part of which is an option."""
+minute: 20 epochs, batch 64, cosine, weight decay 5e-4. With CIFAR (--data PATH): the recipe of the paper, every part of
+which is an option: ResNet-20, 64000 iterations, batch 128, steps, weight decay 1e-4, crops and flips."""
 
 
 def add(commands: Any) -> None:
@@ -32,21 +32,25 @@ def add(commands: Any) -> None:
     what.add_argument("--validation", type=int, metavar="N", help="hold N training images out and test on them")
     length = parser.add_argument_group("how long").add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, help="passes through the training set")
-    length.add_argument("--iterations", type=int, help="optimiser steps (64000); the schedule is scaled with them")
+    length.add_argument("--iterations", type=int, help="optimiser steps; the schedule scales with them")
     how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", type=int, help="images in a step (128)")
-    how.add_argument("--optimizer", choices=OPTIMIZERS, help="sgd")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images in a step")
+    how.add_argument("--optimizer", choices=OPTIMIZERS, help="momentum SGD (default) or Adam")
     how.add_argument("--lr", type=float, help="learning rate (0.1)")
     how.add_argument("--momentum", type=float, help="of SGD (0.9)")
     how.add_argument("--nesterov", action="store_true", default=None, help="Nesterov momentum")
-    how.add_argument("--weight-decay", type=float, help="L2 penalty (1e-4)")
+    how.add_argument("--weight-decay", type=float, metavar="L", help="L2 penalty")
     how.add_argument("--decay", choices=DECAYED, help="what decays: all parameters, or only weights")
     how.add_argument("--schedule", choices=SCHEDULES, help="steps: divide by 10 at the milestones")
     how.add_argument("--milestones", type=int, nargs="+", metavar="N", help="iterations (1/2 and 3/4 of the run)")
-    how.add_argument("--warmup", type=int, metavar="N", help="iterations at --warmup-lr first (400 for 110 layers)")
-    how.add_argument("--warmup-lr", type=float, help="0.01")
-    how.add_argument("--no-augment", dest="augment", action="store_false", default=None, help="no crops and flips")
-    how.add_argument("--label-smoothing", type=float, metavar="S", help="0")
+    how.add_argument("--warmup", type=int, metavar="N", help="iterations of warm-up (1/160 of the run for 110 layers)")
+    how.add_argument("--warmup-lr", type=float, metavar="LR", help="rate at its beginning (0.01)")
+    how.add_argument("--warmup-shape", choices=WARMUP_SHAPES, help="stay at that rate (default), or rise from it")
+    yes_or_no = argparse.BooleanOptionalAction
+    how.add_argument("--augment", action=yes_or_no, default=None, help="random crops and flips (not for the digits)")
+    how.add_argument("--padding", type=int, metavar="N", help="pixels around a picture before a crop (4 of 32)")
+    how.add_argument("--flip", action=yes_or_no, default=None, help="mirror half of the pictures (not digits)")
+    how.add_argument("--label-smoothing", type=float, metavar="S", help="spread S of the target over all classes (0)")
     how.add_argument("--seed", type=int, help="a run with the same seed is the same, bit for bit (0)")
     where = parser.add_argument_group("where")
     where.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/DATA-MODEL)")
@@ -76,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             metrics = trainer.fit()
         except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; saved. Go on with: {_resume_command(out)}") from None
+            raise Interrupted(f"{stopped}; saved. Go on with: {_resume_command(options.words, out)}") from None
     print(f"test error {100 * metrics.error:.2f}%, accuracy {100 * metrics.accuracy:.2f}%, loss {metrics.loss:.4f}")
     print(f"{out}: log.jsonl, curves.png, checkpoint.npz, config.json")
 
@@ -102,9 +106,9 @@ def _free_folder(config: Config) -> Path:
     return Path("runs") / name
 
 
-def _resume_command(out: Path) -> str:
+def _resume_command(typed: list[str], out: Path) -> str:
     """The command that was typed, with --out and --resume."""
-    words = ["minires", *(word for word in sys.argv[1:] if word != "--resume")]
+    words = ["minires", *(word for word in typed if word != "--resume")]
     if "--out" not in words and not any(word.startswith("--out=") for word in words):
         words += ["--out", str(out)]
     return shlex.join([*words, "--resume"])

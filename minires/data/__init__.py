@@ -9,14 +9,14 @@
 ((32, 8, 8, 1), dtype('float32'), (32,))
 """
 
-from minires.data.cifar import cifar10, cifar100, default_root
-from minires.data.dataset import Dataset
-from minires.data.fetch import download
-from minires.data.inventory import Found, info
-from minires.data.loader import DataLoader
-from minires.data.synthetic import shapes
-from minires.data.transforms import Compose, CropFlip, Normalise, Transform, eval_transform, train_transform
-from minires.data.uci_digits import digits
+from .cifar import cifar10, cifar100, default_root
+from .dataset import Dataset
+from .fetch import download
+from .inventory import Found, families_at, info
+from .loader import DataLoader
+from .synthetic import shapes
+from .transforms import Compose, CropFlip, Normalise, Transform, eval_transform, train_transform
+from .uci_digits import digits
 
 __all__ = [
     "Compose",
@@ -32,6 +32,7 @@ __all__ = [
     "digits",
     "download",
     "eval_transform",
+    "families_at",
     "info",
     "shapes",
     "train_transform",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.data.archive import tar_members
-from minires.data.dataset import Dataset
-from minires.data.layouts import FAMILIES, Family, Layout, decode
-from minires.errors import DataError
+from ..errors import DataError
+from .archive import tar_members, tar_names
+from .dataset import Dataset
+from .layouts import FAMILIES, Family, Layout, decode
 
 
 def default_root() -> Path:
@@ -27,15 +27,21 @@ def default_root() -> Path:
 
 
 def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) -> tuple[Dataset, Dataset]:
-    """Load CIFAR-10: by default 50,000 pictures 32x32x3 to train on and 10,000 to test on, in ten classes.
+    """Load CIFAR-10: 50,000 pictures 32x32x3 to train on and 10,000 to test on, in ten classes.
 
-    `root` is a folder or a file: ``cifar-10-batches-bin``, ``cifar-10-batches-py``, ``cifar-10-binary.tar.gz``,
-    ``cifar-10-python.tar.gz``, or a folder with one of these in it.  None means `default_root`.  With several, the one
-    that is quickest to read is taken.  Batches may be shorter than the official ones.
+    Batches may be shorter than the official ones.
 
-    `download` fetches the binary archive first if there is nothing yet.
+    Args:
+        root: a folder or a file: ``cifar-10-batches-bin``, ``cifar-10-batches-py``, ``cifar-10-binary.tar.gz``,
+            ``cifar-10-python.tar.gz``, or a folder with one of these in it.  None means `default_root`.  With several,
+            the one that is quickest to read is taken.
+        download: fetch the binary archive first if there is nothing yet.
 
-    Raises DataError when the data is missing, truncated, corrupted or something else.
+    Returns:
+        the training set and the test set.
+
+    Raises:
+        DataError: the data is missing, truncated, corrupted or something else.
     """
     return _load(FAMILIES["cifar10"], root, download)
 
@@ -43,15 +49,30 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) 
 def cifar100(root: str | os.PathLike[str] | None = None, download: bool = False) -> tuple[Dataset, Dataset]:
     """Load CIFAR-100 with its 100 fine classes; the 20 coarse ones are left out.
 
-    `root` is ``cifar-100-binary``, ``cifar-100-python``, an archive of one, or a folder with one in it; the rest as in
-    `cifar10`.
+    Args:
+        root: ``cifar-100-binary``, ``cifar-100-python``, an archive of one, or a folder with one in it; None and
+            several as in `cifar10`.
+        download: as in `cifar10`.
+
+    Returns:
+        the training set and the test set.
+
+    Raises:
+        DataError: the data is missing, truncated, corrupted or something else.
     """
     return _load(FAMILIES["cifar100"], root, download)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a data set on disk: a folder of batches, or an archive."""
+    """One copy of a data set on disk.
+
+    Attributes:
+        family: which data set.
+        layout: how it is packed.
+        path: a folder of batches, or an archive.
+        archived: whether it is an archive.
+    """
 
     family: Family
     layout: Layout
@@ -59,7 +80,11 @@ class Copy:
     archived: bool
 
     def batches(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (file name, content) of the batches that are there, one in memory at a time."""
+        """Yield (file name, content) of the batches that are there, one in memory at a time.
+
+        Raises:
+            DataError: a batch cannot be read, or the archive is damaged.
+        """
         if self.archived:
             wanted = {(self.layout.folder, file) for file in self.layout.files}
             for _, file, raw in tar_members(self.path, wanted):
@@ -73,13 +98,17 @@ class Copy:
                     raise DataError(f"{self.path / file} cannot be read: {error.strerror}.") from None
 
     def load(self) -> tuple[Dataset, Dataset]:
-        """Read the training and the test set.  Raises DataError for a missing, truncated or corrupted batch."""
+        """Read the training and the test set.
+
+        Raises:
+            DataError: a batch is missing, truncated or corrupted.
+        """
         parts = {file: decode(self.family, self.layout, raw, str(self.path / file)) for file, raw in self.batches()}
         self.check_complete(parts)
         return self._join("train", parts, self.layout.train), self._join("test", parts, self.layout.test)
 
     def check_complete(self, present: Collection[str]) -> None:
-        """Raise DataError unless all batches are among `present`."""
+        """Raise DataError unless all batches are among those present."""
         missing = [file for file in self.layout.files if file not in present]
         if missing:
             raise DataError(
@@ -95,44 +124,69 @@ class Copy:
 
 
 def find_copies(family: Family, root: Path) -> list[Copy]:
-    """Return the copies of `family` at `root` or directly beneath it, the quickest to read first."""
+    """Return the copies of a data set at a path or directly beneath it, the quickest to read first.
+
+    Raises:
+        DataError: the path is a file, but not an archive of this data set.
+    """
     if root.is_file():
-        return [Copy(family, _layout_inside(family, root), root, archived=True)]
-    folders = [
+        found = identify(root)
+        if found is None or found[0].name != family.name:
+            folders = " or ".join(f"{layout.folder}/" for layout in family.layouts)
+            archives = " and ".join(layout.archive for layout in family.layouts)
+            raise DataError(
+                f"{root} holds no {family.title}: expected {folders} in it, as in {archives}; give one of these "
+                "instead."
+            )
+        return [Copy(*found, root, archived=True)]
+    unpacked = [
         Copy(family, layout, folder, archived=False)
         for layout in family.layouts
         for folder in (root, root / layout.folder)
         if any((folder / file).is_file() for file in layout.files)
     ]
-    archives = [
+    packed = [
         Copy(family, layout, root / layout.archive, archived=True)
         for layout in family.layouts
         if (root / layout.archive).is_file()
     ]
-    return folders + archives
+    return unpacked + packed
 
 
-def _layout_inside(family: Family, archive: Path) -> Layout:
-    """Return the layout that an archive of any name holds; its first batch tells."""
-    known = {(layout.folder, file): layout for layout in family.layouts for file in layout.files}
-    for folder, file, _ in tar_members(archive, set(known)):
-        return known[folder, file]
-    raise DataError(
-        f"{archive} holds no {family.title}: expected {' or '.join(layout.folder + '/' for layout in family.layouts)} "
-        f"in it, as in {' and '.join(layout.archive for layout in family.layouts)}; give one of these instead."
-    )
+def identify(archive: Path) -> tuple[Family, Layout] | None:
+    """Tell what an archive holds: by its name if that is official, otherwise by the first batch named in it.
+
+    Returns:
+        the data set and its layout, or None for an archive of something else.
+
+    Raises:
+        DataError: it has another name, and is no archive or is damaged before the first batch.
+    """
+    layouts = [(family, layout) for family in FAMILIES.values() for layout in family.layouts]
+    for family, layout in layouts:
+        if archive.name == layout.archive:
+            return family, layout
+    batches = {(layout.folder, file): (family, layout) for family, layout in layouts for file in layout.files}
+    return next((batches[place] for place in tar_names(archive) if place in batches), None)
 
 
 def _load(family: Family, root: str | os.PathLike[str] | None, download: bool) -> tuple[Dataset, Dataset]:
     place = default_root() if root is None else Path(root).expanduser()
     copies = find_copies(family, place)
     if not copies and download:
-        from minires.data.fetch import download as fetch
+        from .fetch import download as fetch
 
         copies = find_copies(family, fetch(family.name, place))
     if not copies:
         raise DataError(_not_found(family, place))
-    return copies[0].load()
+    try:
+        return copies[0].load()
+    except DataError as error:
+        others = [str(copy.path) for copy in copies[1:] if copy.path != place]  # ``place`` leads here again
+        if not others:
+            raise
+        which = "its path" if len(others) == 1 else "the path of one"
+        raise DataError(f"{error} There is also {' and '.join(others)}; give {which} to load that instead.") from None
 
 
 def _not_found(family: Family, place: Path) -> str:

@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minires.errors import ArgumentError, DataError
+from ..errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Pictures with their labels, held in memory as bytes.
 
-    ``images`` (N, H, W, C) uint8, 0 (black) to 255; ``labels`` (N,) integers from 0 to ``len(classes) - 1``, kept as
-    int64; ``classes`` the names that the labels stand for; ``name`` says where the pictures come from.
+    Attributes:
+        images: (N, H, W, C) uint8, 0 (black) to 255.
+        labels: (N,) integers from 0 to ``len(classes) - 1``, kept as int64.
+        classes: the names that the labels stand for.
+        name: where the pictures come from.
 
-    Raises DataError when these do not fit together, or when there is no picture at all.
+    Raises:
+        DataError: these do not fit together, or there is no picture at all.
     """
 
     images: np.ndarray
@@ -65,9 +69,14 @@ class Dataset:
         return self.images.shape[1:]
 
     def subset(self, index: slice | np.ndarray | list[int]) -> Dataset:
-        """Return the pictures at `index`: a slice (shares memory), whole numbers (copies) or a mask of N booleans.
+        """Return some of the pictures.
 
-        Raises ArgumentError for an index of another kind or out of range, DataError when nothing is left.
+        Args:
+            index: a slice (shares memory), whole numbers (copies) or a mask of N booleans (copies).
+
+        Raises:
+            ArgumentError: the index is of another kind or out of range.
+            DataError: nothing is left.
         """
         if not isinstance(index, slice):
             index = np.asarray(index)
@@ -86,22 +95,36 @@ class Dataset:
         return replace(self, name=name)
 
     def take(self, n: int) -> Dataset:
-        """Return the first `n` pictures, 1 to N.  Raises ArgumentError for any other `n`."""
+        """Return the first ``n`` pictures.
+
+        Raises:
+            ArgumentError: ``n`` is not a whole number from 1 to N.
+        """
         return self.subset(slice(self._count("take", n, len(self))))
 
     def split(self, n: int, seed: int | None = None) -> tuple[Dataset, Dataset]:
-        """Cut the data set in two: `n` pictures (1 to N - 1) and the rest.
+        """Cut the data set in two, to train on one part and hold the other out.
 
-        With a `seed` the pictures are permuted first; without one the order stays.  ``train.split(45000, seed=0)`` is
-        the 45k/5k split of He et al. 2015, section 4.2, up to their unpublished choice of pictures.
+        ``train.split(45000, seed=0)`` is the 45k/5k split of He et al. 2015, section 4.2, up to their unpublished
+        choice of pictures.
 
-        Raises ArgumentError for an `n` that leaves one part empty.
+        Args:
+            n: pictures in the first part, 1 to N - 1.
+            seed: permutes the pictures first; without one the order stays.
+
+        Returns:
+            ``n`` pictures under the old name, and the rest, with " (held out)" added to the name.
+
+        Raises:
+            ArgumentError: ``n`` leaves one part empty.
         """
         n = self._count("split", n, len(self) - 1)
         if seed is None:
-            return self.subset(slice(0, n)), self.subset(slice(n, None))
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.subset(order[:n]), self.subset(order[n:])
+            first, rest = self.subset(slice(0, n)), self.subset(slice(n, None))
+        else:
+            order = np.random.default_rng(seed).permutation(len(self))
+            first, rest = self.subset(order[:n]), self.subset(order[n:])
+        return first, rest.renamed(f"{self.name} (held out)")
 
     def _count(self, action: str, n: int, most: int) -> int:
         if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= operator.index(n) <= most:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minires.data.cifar import default_root
-from minires.data.inventory import md5_of
-from minires.data.layouts import Layout, family_of
-from minires.errors import ArgumentError, DataError
+from ..errors import ArgumentError, DataError
+from .cifar import default_root
+from .inventory import md5_of
+from .layouts import Layout, family_of
 
 OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
 # BrainChip's copy; reported byte-identical to the official archive in July 2026 (ARENA_3.0 issue 359).  It is a third
@@ -29,15 +29,24 @@ def download(
     urls: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Fetch the official archive of "cifar10" or "cifar100" into the folder `root` and return its path.
-
-    `version` is "binary" or "python"; both hold the same pictures.  `root` None means `default_root`.  `urls` replaces
-    the official address and its mirror; they are tried in order.  `progress` shows on standard error what is going on.
+    """Fetch the official archive of a data set.
 
     The transfer goes to a ``.part`` file.  If it breaks or is interrupted, the next address, or the next call, goes on
     where it stopped.  Only a file with the official MD5 sum gets the archive's name.
 
-    Raises ArgumentError for an unknown name, version or kind of address, DataError when no address yields the archive.
+    Args:
+        name: "cifar10" or "cifar100".
+        root: the folder to put it in; None means `default_root`.
+        version: "binary" or "python"; both hold the same pictures.
+        urls: addresses to try in order, instead of the official one and its mirror.
+        progress: show on standard error what is going on.
+
+    Returns:
+        the path of the archive.
+
+    Raises:
+        ArgumentError: the name, the version or the kind of an address is unknown.
+        DataError: no address yields the archive, or it cannot be written.
     """
     family = family_of(name)
     layouts = {layout.version: layout for layout in family.layouts}
@@ -65,8 +74,8 @@ def download(
 
 
 def _fetch(layout: Layout, part: Path, urls: Sequence[str], progress: bool) -> None:
-    """Fill `part` from the first of `urls` that can; DataError with what went wrong at each if none can."""
-    from minires.data.transfer import BrokenTransferError, size_of, transfer
+    """Fill ``part`` from the first of ``urls`` that can; DataError with what went wrong at each if none can."""
+    from .transfer import BrokenTransferError, size_of, transfer
 
     if part.is_file() and md5_of(part) == layout.md5:  # a transfer that was interrupted at its very end
         return

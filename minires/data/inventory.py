@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from minires.data.cifar import Copy, default_root, find_copies
-from minires.data.layouts import FAMILIES, decode
-from minires.data.uci_digits import DIGITS_FILE, digits
-from minires.errors import DataError
+from ..errors import DataError
+from .cifar import Copy, default_root, find_copies, identify
+from .layouts import FAMILIES, decode
+from .uci_digits import DIGITS_FILE, digits
 
 OFFICIAL_COUNTS = (50_000, 10_000)
 
@@ -19,9 +19,15 @@ OFFICIAL_COUNTS = (50_000, 10_000)
 class Found:
     """A data set that was found.
 
-    ``layout`` is "binary" or "python", with ".tar.gz" for an archive, or "package" for what minires brings along.
-    ``train`` and ``test`` count pictures, None where ``problem`` says in a sentence why they could not be counted.
-    ``verified`` is True only for an archive with the official MD5 sum: folders have no official sum to compare with.
+    Attributes:
+        name: "digits", "cifar10" or "cifar100"; "unknown" for a file that is none of these.
+        path: where it is.
+        layout: "binary" or "python", with ".tar.gz" for an archive, or "package" for what minires brings along.
+        train: how many pictures there are to train on; None if they could not be counted.
+        test: how many there are to test on; None likewise.
+        verified: whether it is an archive with the official MD5 sum.  Folders, and the digits of the package, have no
+            official sum to compare with.
+        problem: a sentence that says why the pictures could not be counted.
     """
 
     name: str
@@ -34,23 +40,47 @@ class Found:
 
 
 def info(root: str | os.PathLike[str] | None = None) -> list[Found]:
-    """List the data sets at `root` (None: `default_root`), every copy of each, and the digits of the package.
+    """List the data sets at a path, every copy of each, and the digits of the package.
 
     Counts come from file sizes where these tell, and from one batch at a time where they do not.  A broken copy is
     listed with its problem; nothing is raised for it.
+
+    Args:
+        root: a folder or an archive; None means `default_root`.
     """
     place = default_root() if root is None else Path(root).expanduser()
     train, test = digits()
-    found = [Found("digits", DIGITS_FILE, "package", len(train), len(test), verified=True)]
+    found = [Found("digits", DIGITS_FILE, "package", len(train), len(test), verified=False)]
     problems = []
     for family in FAMILIES.values():
         try:
             found += [_describe(copy) for copy in find_copies(family, place)]
-        except DataError as error:  # `place` is a file, and not an archive of this family
+        except DataError as error:  # ``place`` is a file, and not an archive of this family
             problems.append(str(error))
     if len(problems) == len(FAMILIES):
         found.append(Found("unknown", place, "unknown", None, None, verified=False, problem=problems[0]))
     return found
+
+
+def families_at(root: str | os.PathLike[str] | None = None) -> list[str]:
+    """Tell which of CIFAR-10 and CIFAR-100 are at a path, whole or not, without reading them.
+
+    File names tell; only in an archive of another name the names of its members are looked at.
+
+    Args:
+        root: a folder or an archive; None means `default_root`.
+
+    Returns:
+        some of "cifar10" and "cifar100", in this order; nothing for a path that holds neither or does not exist.
+    """
+    place = default_root() if root is None else Path(root).expanduser()
+    if not place.is_file():
+        return [name for name, family in FAMILIES.items() if find_copies(family, place)]
+    try:
+        found = identify(place)
+    except DataError:  # no archive at all, or too damaged to tell
+        return []
+    return [found[0].name] if found else []
 
 
 def _describe(copy: Copy) -> Found:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minires.data.pickles import load_pickle
-from minires.errors import ArgumentError, DataError
+from ..errors import ArgumentError, DataError
+from .pickles import load_pickle
 
 PIXELS = 3 * 32 * 32
 
@@ -31,13 +31,23 @@ CIFAR100_CLASSES = tuple(  # a string, as a hundred quoted names would fill two 
 
 @dataclass(frozen=True)
 class Layout:
-    """One official way of packing one data set: a folder of batch files, and the archive of that folder."""
+    """One official way of packing one data set: a folder of batch files, and the archive of that folder.
 
-    version: str  # "binary" or "python"
+    Attributes:
+        version: "binary" or "python".
+        folder: name of the folder.
+        archive: name of the archive.
+        size: of the archive, in bytes.
+        md5: of the archive, from the official page.
+        train: names of the batch files to train on.
+        test: names of those to test on.
+    """
+
+    version: str
     folder: str
     archive: str
-    size: int  # of the archive, in bytes
-    md5: str  # of the archive, from the official page
+    size: int
+    md5: str
     train: tuple[str, ...]
     test: tuple[str, ...]
 
@@ -49,13 +59,22 @@ class Layout:
 
 @dataclass(frozen=True)
 class Family:
-    """A data set, its classes and its layouts, the quickest to read first."""
+    """A data set, its classes and its layouts.
+
+    Attributes:
+        name: "cifar10" or "cifar100".
+        title: as people write it.
+        classes: the names of the classes, in the order of the labels.
+        label_counts: how many values each label byte before a picture can have; the last byte is the class.
+        label_key: where the Python layout keeps the labels.
+        layouts: the quickest to read first.
+    """
 
     name: str
     title: str
     classes: tuple[str, ...]
-    label_counts: tuple[int, ...]  # of the label bytes before each picture; the last one is the class
-    label_key: str  # in the Python layout
+    label_counts: tuple[int, ...]
+    label_key: str
     layouts: tuple[Layout, ...]
 
     @property
@@ -125,16 +144,29 @@ FAMILIES = {
 
 
 def family_of(name: str) -> Family:
-    """Return the family called `name`.  Raises ArgumentError for a name that is not among `FAMILIES`."""
+    """Return the family called ``name``.
+
+    Raises:
+        ArgumentError: the name is not among `FAMILIES`.
+    """
     if name not in FAMILIES:
         raise ArgumentError(f"no data set is called {name!r}; choose {' or '.join(map(repr, FAMILIES))}.")
     return FAMILIES[name]
 
 
 def decode(family: Family, layout: Layout, raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Turn one batch file into images (N, 32, 32, 3) uint8 and labels (N,) int64.
+    """Turn one batch file into arrays.
 
-    `where` names the file in the sentence of the DataError that anything wrong in it raises.
+    Args:
+        family, layout: what the file is a part of.
+        raw: its content.
+        where: names the file in the sentence of an error.
+
+    Returns:
+        images (N, 32, 32, 3) uint8 and labels (N,) int64.
+
+    Raises:
+        DataError: anything is wrong in it.
     """
     if layout.version == "binary":
         planes, labels = _decode_binary(family, raw, where)

@@ -10,9 +10,9 @@ from itertools import islice
 
 import numpy as np
 
-from minires.data.dataset import Dataset
-from minires.data.transforms import Transform
-from minires.errors import ArgumentError
+from ..errors import ArgumentError
+from .dataset import Dataset
+from .transforms import Transform
 
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -22,18 +22,25 @@ _PERMUTATION, _TRANSFORM = 0, 1  # the two kinds of random stream, kept apart by
 class DataLoader:
     """Go through a data set in batches: each ``for images, labels in loader`` is one epoch.
 
-    Images are (B, H, W, C): what `transform` makes of them, or the bytes themselves; labels are (B,) int64.  The last
-    batch is shorter where `batch_size` does not divide the data set, unless `drop_last`.
+    Images are (B, H, W, C): what the transform makes of them, or the bytes themselves; labels are (B,) int64.
 
     Randomness is counted, not consumed: the order of epoch e depends on (seed, e), the crops of its batch b on
     (seed, e, b).  So a batch is the same whatever was drawn before it, however far ahead it was prepared.
 
-    `prefetch` batches are prepared ahead in one background thread; 0 prepares each when it is asked for.
-
     An epoch that is left early begins again with the next ``for``: a glance at ``next(iter(loader))`` changes nothing.
     To go on in the middle instead, load a state.
 
-    Raises ArgumentError for sizes and seeds that make no sense.
+    Args:
+        dataset: the pictures and their labels.
+        batch_size: pictures in a batch.  The last batch is shorter where this does not divide the data set.
+        shuffle: permute the pictures, anew in each epoch.
+        drop_last: leave a last batch that is shorter out.
+        seed: of the order and of the transform.
+        transform: called with the bytes (B, H, W, C) of a batch and its generator; see `Transform`.
+        prefetch: batches prepared ahead in one background thread; 0 prepares each when it is asked for.
+
+    Raises:
+        ArgumentError: sizes or seeds make no sense, or no batch is left.
     """
 
     def __init__(
@@ -121,9 +128,11 @@ class DataLoader:
         return {"epoch": self._epoch, "batch": self._batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from `state`: the next ``for`` gives the rest of its epoch, bit for bit.
+        """Go on from a state: the next ``for`` gives the rest of its epoch, bit for bit.
 
-        Raises ArgumentError for the state of a loader with another seed, batch size, number of images or shuffling.
+        Raises:
+            ArgumentError: it is the state of a loader with another seed, batch size, number of images or shuffling, or
+                not a state at all.
         """
         expected = self._identity()
         missing = {"epoch", "batch", *expected} - set(state)
@@ -151,10 +160,10 @@ class DataLoader:
 
 
 def _prepare_ahead(prepare: Callable[[int], Batch], batches: range, depth: int) -> Generator[Batch, None, None]:
-    """Yield ``prepare(b)`` for each of `batches`, `depth` of them worked on in advance by one thread.
+    """Yield ``prepare(b)`` for each of ``batches``, ``depth`` of them worked on in advance by one thread.
 
     The thread never waits for us: it gets a new job when a batch is taken, so there is no queue on which it could hang.
-    An error in `prepare` is raised here with the traceback it had there.  Closing the generator drops the jobs that
+    An error in ``prepare`` is raised here with the traceback it had there.  Closing the generator drops the jobs that
     have not begun and waits for the one that has.
     """
     if depth == 0:

@@ -12,14 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from minires.errors import DataError
+from ..errors import DataError
 
 
 def load_pickle(raw: bytes, where: str) -> object:
     """Read a pickle made of dicts, lists, tuples, strings, bytes, numbers and NumPy arrays of whole numbers.
 
-    Keys written by Python 2, as the official ones are, come back as bytes.  Raises DataError, naming `where`, for a
-    pickle that asks for anything else, and for a broken one.
+    Keys written by Python 2, as the official ones are, come back as bytes.
+
+    Args:
+        raw: the pickle.
+        where: names the file in the sentence of an error.
+
+    Raises:
+        DataError: the pickle asks for anything else, or is broken.
     """
     try:
         return _Reader(io.BytesIO(raw), encoding="bytes").load()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minires.data.dataset import Dataset
-from minires.errors import ArgumentError
+from ..errors import ArgumentError
+from .dataset import Dataset
 
 SIZE = 32  # pixels, both ways
 CHUNK = 250  # images drawn together from one random stream; small enough for the cache
@@ -86,12 +86,17 @@ OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def shapes(n: int, seed: int = 0) -> Dataset:
-    """Draw `n` pictures (n, 32, 32, 3) of ten shapes, one in each.
+    """Draw pictures (n, 32, 32, 3) of ten shapes, one in each.
 
-    Every ten pictures in a row hold each class once.  The pictures depend on `seed` alone: ``shapes(100, 7)`` is the
-    beginning of ``shapes(1000, 7)``.  Take another seed for test pictures.
+    Every ten pictures in a row hold each class once.
 
-    Raises ArgumentError unless `n` is at least 1 and `seed` is at least 0, whole numbers both.
+    Args:
+        n: how many pictures.
+        seed: all that the pictures depend on: ``shapes(100, 7)`` is the beginning of ``shapes(1000, 7)``.  Take another
+            seed for test pictures.
+
+    Raises:
+        ArgumentError: ``n`` is not a whole number of at least 1, or ``seed`` not one of at least 0.
     """
     for argument, value, least in (("n", n, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
@@ -125,7 +130,7 @@ def _draw(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint(image: np.ndarray, cover: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Lay `ink` over the image where `cover` (CHUNK, 32, 32) is 1."""
+    """Lay ``ink`` over the image where ``cover`` (CHUNK, 32, 32) is 1."""
     return image + cover[..., np.newaxis] * (ink - image)
 
 
@@ -158,7 +163,7 @@ def _stroke(generator: np.random.Generator) -> np.ndarray:
 
 
 def _texture(generator: np.random.Generator, amplitude: float) -> np.ndarray:
-    """Coloured waves (CHUNK, 32, 32, 3) of up to `amplitude` grey levels and half a wave to 4 waves across."""
+    """Coloured waves (CHUNK, 32, 32, 3) of up to ``amplitude`` grey levels and half a wave to 4 waves across."""
     x, y = _pixels()
     u, _ = _turn(x, y, _each(generator, 0, 2 * np.pi))
     wave = np.sin(u * (2 * np.pi / SIZE * _each(generator, 0.5, 4)) + _each(generator, 0, 2 * np.pi))
@@ -166,7 +171,7 @@ def _texture(generator: np.random.Generator, amplitude: float) -> np.ndarray:
 
 
 def _contrast(generator: np.random.Generator, least: float, most: float) -> np.ndarray:
-    """Random steps in colour (CHUNK, 1, 1, 3), `least` to `most` grey levels long."""
+    """Random steps in colour (CHUNK, 1, 1, 3), ``least`` to ``most`` grey levels long."""
     step = generator.standard_normal((CHUNK, 1, 1, 3), dtype=np.float32)
     step /= np.linalg.norm(step, axis=-1, keepdims=True)
     return step * _each(generator, least, most)[..., np.newaxis]
@@ -184,6 +189,6 @@ def _pixels() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turn(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of (x, y) in a frame turned by `angle` radians."""
+    """The coordinates of (x, y) in a frame turned by ``angle`` radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x

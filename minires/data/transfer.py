@@ -21,10 +21,18 @@ class BrokenTransferError(Exception):
 
 
 def transfer(url: str, part: Path, progress: bool) -> None:
-    """Append to the file `part` what it lacks of `url`, with a progress bar if `progress`.
+    """Append to a file what it lacks of the content of an address.
 
-    A server that ignores the request for a range sends everything, and `part` begins anew; so it does when the server
-    has nothing where `part` ends.  Raises BrokenTransferError if the end is not reached; what came is kept.
+    A server that ignores the request for a range sends everything, and the file begins anew; so it does when the server
+    has nothing where the file ends.
+
+    Args:
+        url: the address.
+        part: the file.
+        progress: show a progress bar.
+
+    Raises:
+        BrokenTransferError: the end was not reached; what came is kept.
     """
     offset = size_of(part)
     response = _open(url, offset)
@@ -53,7 +61,7 @@ def size_of(path: Path) -> int:
 
 
 def _open(url: str, offset: int) -> http.client.HTTPResponse | None:
-    """Ask for the bytes from `offset` on; None if the server says that there is nothing there (416)."""
+    """Ask for the bytes from ``offset`` on; None if the server says that there is nothing there (416)."""
     request = urllib.request.Request(url, headers={"User-Agent": "minires"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from minires.data.dataset import Dataset
-from minires.errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, ShapeError
+from .dataset import Dataset
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -19,10 +19,15 @@ Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 class Normalise:
     """y = scale * x - mean, bytes (B, H, W, C) to float32 of the same shape.
 
-    ``mean`` has the units of y, and a shape that fits (H, W, C): a whole picture, (C,), or a number.  He et al. 2015,
-    section 4.2, subtract the mean picture of the training set and do not divide by a deviation; `fit` computes it.
+    He et al. 2015, section 4.2, subtract the mean picture of the training set and do not divide by a deviation; `fit`
+    computes it.
 
-    Raises ArgumentError for a mean or scale that is not finite, ShapeError for pictures that the mean does not fit.
+    Args:
+        mean: in the units of y, of a shape that fits (H, W, C): a whole picture, (C,), or a number.
+        scale: what a step of one byte becomes.
+
+    Raises:
+        ArgumentError: the mean or the scale is not finite.
     """
 
     def __init__(self, mean: np.ndarray | float, scale: float = 1 / 255) -> None:
@@ -33,14 +38,18 @@ class Normalise:
 
     @classmethod
     def fit(cls, dataset: Dataset, scale: float = 1 / 255) -> Normalise:
-        """Return the transform that subtracts the mean picture (H, W, C) of `dataset`, summed exactly."""
+        """Return the transform that subtracts the mean picture (H, W, C) of a data set, summed exactly."""
         total = np.zeros(dataset.image_shape, dtype=np.int64)
         for start in range(0, len(dataset), 4096):
             total += dataset.images[start : start + 4096].sum(axis=0, dtype=np.uint32)
         return cls(total / len(dataset) * scale, scale)
 
     def __call__(self, images: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Normalise (B, H, W, C) bytes; the generator is not used."""
+        """Normalise (B, H, W, C) bytes; the generator is not used.
+
+        Raises:
+            ShapeError: the mean does not fit the pictures.
+        """
         if images.ndim != 4 or not self._fits(images.shape[1:]):
             raise ShapeError(
                 f"Normalise: the mean {self.mean.shape} does not fit images {images.shape}; give (B, H, W, C), of the "
@@ -64,11 +73,18 @@ class CropFlip:
     """Pad by zeros, cut a window of the old size at a random place, and mirror half of the pictures.
 
     (B, H, W, C) of any dtype to the same; each of the (2 padding + 1)^2 windows is equally likely.  He et al. 2015,
-    section 4.2, after Lee et al. 2015, with ``padding`` 4.
+    section 4.2, after Lee et al. 2015, with a padding of 4.
 
     It belongs *after* `Normalise`.  A border of zero bytes is black, and far from zero once the mean is subtracted; a
     border of zeros in the normalised picture is the average pixel and says nothing.  The paper does not tell;
     this is the order of fb.resnet.torch.  The mean is thus subtracted where a pixel was, not where it is moved to.
+
+    Args:
+        padding: pixels on each side.
+        flip: mirror half of the pictures; without it none.
+
+    Raises:
+        ArgumentError: the padding is not a whole number of at least 0.
     """
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
@@ -97,7 +113,11 @@ class CropFlip:
 
 
 class Compose:
-    """Apply transforms one after the other; all draw from the batch's one generator."""
+    """Apply transforms one after the other; all draw from the batch's one generator.
+
+    Args:
+        transforms: in the order in which they are applied.
+    """
 
     def __init__(self, *transforms: Transform) -> None:
         self.transforms = transforms
@@ -113,13 +133,20 @@ class Compose:
 
 
 def train_transform(mean: np.ndarray | float, padding: int = 4, flip: bool = True) -> Transform:
-    """Return the paper's training pipeline: subtract `mean`, pad, crop, flip.  `mean` is ``Normalise.fit(train).mean``.
+    """Return the paper's training pipeline: subtract the mean, pad, crop, flip.
 
-    Digits should not be mirrored: give ``flip=False`` for them.
+    Args:
+        mean: ``Normalise.fit(train).mean``.
+        padding: pixels on each side, see `CropFlip`.
+        flip: mirror half of the pictures.  Digits should not be mirrored: give ``flip=False`` for them.
     """
     return Compose(Normalise(mean), CropFlip(padding, flip))
 
 
 def eval_transform(mean: np.ndarray | float) -> Transform:
-    """Return the paper's pipeline for testing: a single view, `mean` subtracted."""
+    """Return the paper's pipeline for testing: a single view, the mean subtracted.
+
+    Args:
+        mean: ``Normalise.fit(train).mean``, of the training set here too.
+    """
     return Normalise(mean)

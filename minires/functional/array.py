@@ -67,7 +67,11 @@ def _several(tensors: Sequence[Any], caller: str) -> list[Tensor]:
 def pad(x: Any, widths: int | Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """A border of ``value``: ``widths`` is one width for every side, or a pair (before, after) for each axis."""
     x = as_tensor(x)
-    pairs = ((widths, widths),) * x.ndim if isinstance(widths, int) else tuple((int(b), int(a)) for b, a in widths)
+    pairs = (
+        ((widths, widths),) * x.ndim
+        if isinstance(widths, int | np.integer)
+        else tuple((int(b), int(a)) for b, a in widths)
+    )
     return Pad.apply(x, widths=pairs, value=value)
 
 

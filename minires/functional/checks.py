@@ -80,10 +80,10 @@ def class_numbers(labels: Array, classes: int, caller: str) -> None:
 
 
 def probability(value: float, name: str) -> float:
-    """A number in [0, 1)."""
+    """A number in [0, 1), as a Python float: a NumPy scalar would widen float32 under NumPy 2."""
     if not 0 <= value < 1:
         raise ArgumentError(f"{name} must be at least 0 and below 1, got {value!r}.")
-    return value
+    return float(value)
 
 
 def channels_match(caller: str, x: Tensor, **per_channel: Tensor) -> None:

@@ -38,7 +38,7 @@ def conv2d(
     if w.ndim != 4:
         raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w.shape}.")
     channels, out_channels = x.shape[3], w.shape[3]
-    if groups < 1 or channels % groups or out_channels % groups:
+    if not isinstance(groups, int) or groups < 1 or channels % groups or out_channels % groups:
         raise ShapeError(
             f"conv2d: groups {groups} must divide the {channels} channels of x and the {out_channels} filters in w."
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import default_generator
-from ..errors import ShapeError
+from ..errors import ArgumentError, ShapeError
 from ..ops.activation import Dropout
 from ..ops.loss import Linear
 from ..ops.norm import BatchNorm, FixedBatchNorm, LayerNorm
@@ -62,10 +62,11 @@ def batch_norm(
     x, gamma, beta = floating(x, "batch_norm"), as_tensor(gamma), as_tensor(beta)
     channels_match("batch_norm", x, gamma=gamma, beta=beta)
     same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
+    running = running_statistics(x, running_mean, running_var)
     if not training:
-        if running_mean is None or running_var is None:
+        if running is None:
             raise ShapeError("batch_norm: evaluation needs running_mean and running_var, got None. Pass training=True.")
-        channels_match("batch_norm", x, running_mean=running_mean, running_var=running_var)
+        running_mean, running_var = running
         return FixedBatchNorm.apply(x, gamma, beta, mean=running_mean.data, var=running_var.data, eps=eps)
     count = x.size // max(1, x.shape[-1])
     if count < 2:
@@ -75,12 +76,25 @@ def batch_norm(
         )
     moments: list[Any] = []
     y = BatchNorm.apply(x, gamma, beta, eps=eps, moments=moments)
-    if running_mean is not None and running_var is not None:
+    if running is not None:
+        running_mean, running_var = running
         mean, var = moments
         with no_grad():
             running_mean += momentum * (mean - running_mean.data)
             running_var += momentum * (var * (count / (count - 1)) - running_var.data)
     return y
+
+
+def running_statistics(x: Tensor, mean: Any, var: Any) -> tuple[Tensor, Tensor] | None:
+    """Both running statistics, one for each channel of x, or None if neither is kept."""
+    if (mean is None) != (var is None):
+        raise ShapeError("batch_norm: give both running_mean and running_var, or neither.")
+    if mean is None:
+        return None
+    if not (isinstance(mean, Tensor) and isinstance(var, Tensor)):
+        raise ArgumentError("batch_norm: running_mean and running_var must be Tensors; they are updated in place.")
+    channels_match("batch_norm", x, running_mean=mean, running_var=var)
+    return mean, var
 
 
 def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Tensor:
@@ -104,6 +118,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: np.random.
         generator: where the mask comes from; the default generator (see `minires.manual_seed`) if left out.
     """
     x = floating(x, "dropout")
-    if not probability(p, "dropout: p") or not training:
+    p = probability(p, "dropout: p")
+    if not p or not training:
         return x
     return Dropout.apply(x, p=p, generator=generator or default_generator())

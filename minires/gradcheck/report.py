@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import MiniresError
 
-class GradientError(AssertionError):
+
+class GradientError(MiniresError, AssertionError):
     """A gradient check failed; the message is the whole report."""
 
 

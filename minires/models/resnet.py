@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,8 @@ def cifar_resnet(
     Raises:
         ArgumentError: the depth is not 6n + 2.
     """
+    if not isinstance(depth, int):
+        raise ArgumentError(f"cifar_resnet: the depth must be an integer, got {depth!r}.")
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         near = max(1, round((depth - 2) / 6)) * 6 + 2
@@ -199,13 +202,23 @@ def build(name: str, **options: Any) -> ResNet:
     Raises:
         ArgumentError: an unknown name, saying which there are.
     """
-    kind, depth = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
-    if kind not in ("resnet", "plain") or not depth:
+    depth, residual = parse_name(name)
+    make = imagenet_resnet if depth in IMAGENET_LAYOUTS else cifar_resnet
+    if make is imagenet_resnet and "width" in options:
+        raise ArgumentError(f"{name} has the widths of table 1; a width can be chosen for small-picture networks only.")
+    return make(depth, residual=residual, **options)
+
+
+def parse_name(name: str) -> tuple[int, bool]:
+    """``"plain20"`` as (20, False): the depth, and whether the network is residual.
+
+    Raises:
+        ArgumentError: it is not resnetN or plainN.
+    """
+    match = re.fullmatch(r"(resnet|plain)([0-9]{1,6})", name)
+    if match is None:
         raise ArgumentError(
             f"there is no model {name!r}; choose resnetN or plainN with N = 8, 14, 20, 32, 44, 56, 110, 1202 or any "
             f"other 6n + 2 for small pictures, or {', '.join(map(str, IMAGENET_LAYOUTS))} for 224x224."
         )
-    make = imagenet_resnet if int(depth) in IMAGENET_LAYOUTS else cifar_resnet
-    if make is imagenet_resnet and "width" in options:
-        raise ArgumentError(f"{name} has the widths of table 1; a width can be chosen for small-picture networks only.")
-    return make(int(depth), residual=kind == "resnet", **options)
+    return int(match[2]), match[1] == "resnet"

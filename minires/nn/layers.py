@@ -91,6 +91,8 @@ class BatchNorm2d(Module):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        if channels < 1:
+            raise ArgumentError(f"BatchNorm2d: channels must be positive, got {channels}.")
         self.eps, self.momentum = eps, momentum
         self.gamma = Parameter(np.ones(channels, np.float32))
         self.beta = Parameter(np.zeros(channels, np.float32))

@@ -91,6 +91,8 @@ class Module:
             found = self.__dict__.get(home, {})
             if name in found:
                 return found[name]
+        if hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__}.{name}: the property itself met an unknown attribute.")
         near = difflib.get_close_matches(name, dir(self), 1)
         raise AttributeError(
             f"{type(self).__name__} has no attribute {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
@@ -112,11 +114,20 @@ class Module:
 
     # -- what is inside -----------------------------------------------------------------------------------------------
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all inside it, each before its own: ``("", self), ("stem", ...), ("stem.conv", ...)``."""
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """This module and all inside it, each before its own: ``("", self), ("stem", ...), ("stem.conv", ...)``.
+
+        A module that stands in several places comes once, under its first name.
+        """
+        return self._walk("", set())
+
+    def _walk(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+        if id(self) in seen:
+            return
+        seen.add(id(self))
         yield prefix, self
         for name, module in self._modules.items():
-            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
         """`named_modules` without the names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import kernels
 from ..backend import array_module
 from ..tensor import Function
-from .broadcast import floating, normalise_axes
+from .broadcast import floating, one_axis
 
 
 class ReLU(Function, operator="relu"):
@@ -66,8 +66,8 @@ class Softmax(Function, operator="softmax"):
     @staticmethod
     def forward(ctx, x, *, axis):
         xp = array_module(x)
-        x, (axis,) = floating(x), normalise_axes(axis, x.ndim)
-        e = xp.exp(x - x.max(axis, keepdims=True))
+        x, axis = floating(x), one_axis(axis, x.ndim)
+        e = xp.exp(_shifted(x, axis))
         y = e / e.sum(axis, keepdims=True)
         ctx.axis = axis
         ctx.save_for_backward(y)
@@ -85,8 +85,8 @@ class LogSoftmax(Function, operator="log_softmax"):
     @staticmethod
     def forward(ctx, x, *, axis):
         xp = array_module(x)
-        x, (axis,) = floating(x), normalise_axes(axis, x.ndim)
-        shifted = x - x.max(axis, keepdims=True)
+        x, axis = floating(x), one_axis(axis, x.ndim)
+        shifted = _shifted(x, axis)
         y = shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))
         ctx.axis = axis
         ctx.save_for_backward(y)
@@ -96,6 +96,11 @@ class LogSoftmax(Function, operator="log_softmax"):
     def backward(ctx, dy):
         (y,) = ctx.saved
         return dy - array_module(y).exp(y) * dy.sum(ctx.axis, keepdims=True)
+
+
+def _shifted(x, axis):
+    """x minus its largest along the axis: the same softmax, and exp() cannot overflow."""
+    return x - x.max(axis, keepdims=True) if x.shape[axis] else x
 
 
 class Dropout(Function, operator="dropout"):

@@ -5,13 +5,15 @@ Either operand may be a number or a plain array; gradients are summed back over 
 
 from __future__ import annotations
 
+import operator
+
 from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Function
 from .broadcast import floating, unbroadcast
 
 
-def _broadcasting(name, symbol, a, b, compute):
+def _broadcasting(name, a, b, compute):
     """Run `compute`, and if the shapes do not broadcast say so in a sentence."""
     try:
         return compute(a, b)
@@ -19,8 +21,8 @@ def _broadcasting(name, symbol, a, b, compute):
         if "broadcast" not in str(error):
             raise
         raise ShapeError(
-            f"{name}: the shapes {a.shape} and {b.shape} do not broadcast in a {symbol} b. Aligned from the right, "
-            "each pair of lengths must be equal or contain a 1."
+            f"{name}: the shapes {a.shape} and {b.shape} do not broadcast. Aligned from the right, each pair of "
+            "lengths must be equal or contain a 1."
         ) from None
 
 
@@ -34,7 +36,7 @@ class Add(Function, operator="add"):
     @staticmethod
     def forward(ctx, a, b):
         ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("add", "+", a, b, lambda a, b: a + b)
+        return _broadcasting("add", a, b, operator.add)
 
     @staticmethod
     def backward(ctx, dy):
@@ -47,7 +49,7 @@ class Subtract(Function, operator="subtract"):
     @staticmethod
     def forward(ctx, a, b):
         ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("subtract", "-", a, b, lambda a, b: a - b)
+        return _broadcasting("subtract", a, b, operator.sub)
 
     @staticmethod
     def backward(ctx, dy):
@@ -64,7 +66,7 @@ class Multiply(Function, operator="multiply"):
         wants_a, wants_b = ctx.needs_input_grad
         ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
         ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("multiply", "*", a, b, lambda a, b: a * b)
+        return _broadcasting("multiply", a, b, operator.mul)
 
     @staticmethod
     def backward(ctx, dy):
@@ -82,7 +84,7 @@ class Divide(Function, operator="divide"):
         a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
         ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("divide", "/", a, b, lambda a, b: a / b)
+        return _broadcasting("divide", a, b, operator.truediv)
 
     @staticmethod
     def backward(ctx, dy):
@@ -100,7 +102,7 @@ class Power(Function, operator="power"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("power", "**", a, b, lambda a, b: a**b)
+        y = _broadcasting("power", a, b, operator.pow)
         ctx.save_for_backward(a, b, y if ctx.needs_input_grad[1] else None)
         return y
 
@@ -133,7 +135,7 @@ class MatMul(Function, operator="matmul"):
             )
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.shapes = a.shape, b.shape
-        return _broadcasting("matmul", "@", a, b, lambda a, b: a @ b)
+        return _broadcasting("matmul", a, b, operator.matmul)
 
     @staticmethod
     def backward(ctx, dy):
@@ -231,7 +233,7 @@ class Maximum(Function, operator="maximum"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("maximum", "max", a, b, array_module(a, b).maximum)
+        y = _broadcasting("maximum", a, b, array_module(a, b).maximum)
         ctx.save_for_backward(a, b)
         return y
 
@@ -246,7 +248,7 @@ class Minimum(Function, operator="minimum"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("minimum", "min", a, b, array_module(a, b).minimum)
+        y = _broadcasting("minimum", a, b, array_module(a, b).minimum)
         ctx.save_for_backward(a, b)
         return y
 
@@ -261,7 +263,7 @@ class Clip(Function, operator="clip"):
 
     @staticmethod
     def forward(ctx, x, *, low, high):
-        if any(isinstance(bound, float) for bound in (low, high)):
+        if any(bound is not None and bound != int(bound) for bound in (low, high)):
             x = floating(x)  # an integer would cut its bounds off at the point
         ctx.save_for_backward(x)
         ctx.low, ctx.high = low, high

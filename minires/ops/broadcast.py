@@ -32,6 +32,13 @@ def normalise_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, 
     return tuple(unique)
 
 
+def one_axis(axis: int, ndim: int) -> int:
+    """``axis`` as one non-negative axis."""
+    if isinstance(axis, tuple | list) or axis is None:
+        raise ArgumentError(f"expected one axis, an integer from {-ndim} to {ndim - 1}, got {axis!r}.")
+    return normalise_axes(axis, ndim)[0]
+
+
 def floating(x: Array) -> Array:
     """Integers and booleans as float32, the default; floating point as it is."""
     return x if x.dtype.kind == "f" else x.astype(array_module(x).float32)

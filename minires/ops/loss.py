@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from .. import kernels
 from ..backend import array_module
 from ..tensor import Function
@@ -43,7 +45,7 @@ class MSELoss(Function, operator="mse_loss"):
     def backward(ctx, dy):
         (difference,) = ctx.saved
         grad = 2 * difference * _spread(dy, difference.shape, ctx.reduction)
-        return grad, -grad
+        return grad, -grad if ctx.needs_input_grad[1] else None
 
 
 class Linear(Function, operator="linear"):
@@ -71,7 +73,5 @@ def _reduce(losses, reduction):
 
 def _spread(dy, shape, reduction):
     """The gradient of each element from that of the reduced loss."""
-    count = 1
-    for length in shape:
-        count *= length
-    return array_module(dy).broadcast_to(dy / dy.dtype.type(count) if reduction == "mean" else dy, shape)
+    share = dy * dy.dtype.type(1 / prod(shape)) if reduction == "mean" else dy
+    return array_module(dy).broadcast_to(share, shape)

@@ -15,8 +15,8 @@ class BatchNorm(Function, operator="batch_norm"):
 
         dx = gamma / std * (dy - mean(dy) - xhat * mean(dy * xhat))
 
-    The two means are the parts of dy that moving the batch's mean and its variance would undo.  Keeps x, which the
-    layer below keeps anyway, and computes xhat again.
+    The two means are the parts of dy that moving the batch's mean and its variance would undo.  Keeps x and computes
+    xhat again: one array instead of two.
     """
 
     @staticmethod

@@ -41,7 +41,7 @@ class Mean(Function, operator="mean"):
 
     @staticmethod
     def backward(ctx, dy):
-        return array_module(dy).broadcast_to(_expanded(dy, ctx.expand) / dy.dtype.type(ctx.count), ctx.shape)
+        return array_module(dy).broadcast_to(_expanded(dy, ctx.expand) * dy.dtype.type(1 / ctx.count), ctx.shape)
 
 
 class Var(Function, operator="var"):

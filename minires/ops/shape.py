@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from ..backend import array_module
 from ..errors import ArgumentError, ShapeError
 from ..tensor import Function
-from .broadcast import normalise_axes, unbroadcast
+from .broadcast import one_axis, unbroadcast
 
 
 class Reshape(Function, operator="reshape"):
@@ -20,19 +18,6 @@ class Reshape(Function, operator="reshape"):
             return x.reshape(shape)
         except ValueError:
             raise ShapeError(f"reshape: {x.size} elements of shape {x.shape} do not fill the shape {shape}.") from None
-
-    @staticmethod
-    def backward(ctx, dy):
-        return dy.reshape(ctx.shape)
-
-
-class Flatten(Function, operator="flatten"):
-    """Axes from ``start_axis`` on made one."""
-
-    @staticmethod
-    def forward(ctx, x, *, start_axis):
-        ctx.shape = x.shape
-        return x.reshape(*x.shape[:start_axis], prod(x.shape[start_axis:]))
 
     @staticmethod
     def backward(ctx, dy):
@@ -111,7 +96,7 @@ class Concatenate(Function, operator="concatenate"):
     @staticmethod
     def forward(ctx, *arrays, axis):
         shapes = [a.shape for a in arrays]
-        (ctx.axis,) = normalise_axes(axis, arrays[0].ndim)
+        ctx.axis = one_axis(axis, arrays[0].ndim)
         trimmed = {s[: ctx.axis] + s[ctx.axis + 1 :] for s in shapes}
         if len({len(s) for s in shapes}) > 1 or len(trimmed) > 1:
             raise ShapeError(f"concatenate: the shapes {shapes} differ outside axis {axis}.")
@@ -134,7 +119,7 @@ class Stack(Function, operator="stack"):
     def forward(ctx, *arrays, axis):
         if len({a.shape for a in arrays}) > 1:
             raise ShapeError(f"stack: all shapes must be equal, got {[a.shape for a in arrays]}.")
-        (ctx.axis,) = normalise_axes(axis, arrays[0].ndim + 1)
+        ctx.axis = one_axis(axis, arrays[0].ndim + 1)
         return array_module(*arrays).stack(arrays, ctx.axis)
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from .optimizer import Optimizer, check_positive
+from .optimizer import Optimizer, check_not_negative
 
 
 class SGD(Optimizer):
@@ -37,7 +37,7 @@ class SGD(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ArgumentError for settings that make no sense."""
-        check_positive("SGD", lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
+        check_not_negative("SGD", lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
         if group["nesterov"] and not group["momentum"]:
             raise ArgumentError("SGD: nesterov needs a momentum above 0.")
 
@@ -79,7 +79,7 @@ class Adam(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ArgumentError for settings that make no sense."""
-        check_positive("Adam", lr=group["lr"], eps=group["eps"], weight_decay=group["weight_decay"])
+        check_not_negative("Adam", lr=group["lr"], eps=group["eps"], weight_decay=group["weight_decay"])
         if not all(0 <= beta < 1 for beta in group["betas"]):
             raise ArgumentError(f"Adam: betas must lie in [0, 1), got {group['betas']}.")
 

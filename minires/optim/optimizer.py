@@ -34,7 +34,8 @@ class Optimizer:
                 problem = f"unknown settings {sorted(unknown)}" if unknown else "a group without 'params'"
                 raise ArgumentError(f"{name}: {problem}; a group may have params, {', '.join(defaults)}.")
             tensors = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-            self.groups.append({**defaults, **group, "params": tensors})
+            settings = {k: _plain(v) for k, v in {**defaults, **group}.items()}
+            self.groups.append({**settings, "params": tensors})
             self.check(self.groups[-1])
         parameters = self.parameters()
         if not parameters:
@@ -88,6 +89,8 @@ class Optimizer:
         """
         parameters, owner = self.parameters(), f"the {type(self).__name__} here"
         state: list[dict[str, Any]] = [{} for _ in parameters]
+        if not {"groups", "state"} <= set(saved):
+            raise CheckpointError(f"{owner} expects a state with 'groups' and 'state', got {sorted(saved)}.")
         if len(saved["groups"]) != len(self.groups):
             raise CheckpointError(f"{owner} has {len(self.groups)} groups but the state has {len(saved['groups'])}.")
         for group, settings in zip(self.groups, saved["groups"], strict=True):
@@ -107,8 +110,13 @@ class Optimizer:
             group.update(settings)
 
 
-def check_positive(owner: str, **values: float) -> None:
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python number, which JSON can hold and which does not widen float32."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_not_negative(owner: str, **values: float) -> None:
     """Raise ArgumentError for a negative or non-finite setting."""
     for name, value in values.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise ArgumentError(f"{owner}: {name} must be a finite number of at least 0, got {value!r}.")

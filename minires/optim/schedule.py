@@ -49,6 +49,8 @@ class Schedule:
         Raises:
             CheckpointError: it is of another number of groups; nothing was changed.
         """
+        if not {"iteration", "base"} <= set(state):
+            raise CheckpointError(f"a schedule expects a state with 'iteration' and 'base', got {sorted(state)}.")
         if len(state["base"]) != len(self.base):
             raise CheckpointError(f"the schedule has {len(self.base)} base rates, the state has {len(state['base'])}.")
         self.iteration, self.base = int(state["iteration"]), list(state["base"])

@@ -95,7 +95,7 @@ class Node:
 
     def release(self) -> None:
         """Forget everything that only a backward pass needs."""
-        self.parents = self.saved_arrays = None
+        self.parents = self.saved_arrays = self.hooks = None  # a hook may hold the tensor it was registered on
         self.watched = []
         self.__dict__.clear()
 

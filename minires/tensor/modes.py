@@ -23,7 +23,9 @@ class _Switch:
     attribute: str
     value: bool
 
-    def __init__(self) -> None:
+    def __init__(self, *misplaced: Any) -> None:
+        if misplaced:
+            raise TypeError(f"{type(self).__name__} takes no arguments; as a decorator it is @{type(self).__name__}().")
         self._before: list[bool] = []  # a stack: the same object may be entered again inside itself
 
     def __enter__(self) -> _Switch:

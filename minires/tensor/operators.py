@@ -6,11 +6,13 @@ The operations themselves stand above the tensor in the import order.  So only n
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backend import array_module
+from ..errors import ShapeError
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -84,9 +86,12 @@ class Operators:
         """The same elements in another shape, one length of which may be -1."""
         return OPERATIONS["reshape"].apply(self, shape=_unpack(shape))
 
-    def flatten(self, start_axis: int = 0) -> Tensor:
+    def flatten(self: Any, start_axis: int = 0) -> Tensor:
         """All axes from ``start_axis`` on made one: ``flatten(1)`` keeps the batch."""
-        return OPERATIONS["flatten"].apply(self, start_axis=start_axis)
+        start = start_axis + self.ndim if start_axis < 0 else start_axis
+        if not 0 <= start <= self.ndim:
+            raise ShapeError(f"flatten: there is no axis {start_axis} to start from in a tensor of shape {self.shape}.")
+        return self.reshape(*self.shape[:start], prod(self.shape[start:]))
 
     def transpose(self, *axes: Any) -> Tensor:
         """The axes in the order given, or in reverse."""
@@ -173,7 +178,7 @@ def operands(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _beside(t: Any, value: Any) -> tuple[Any, Any]:
     """A tensor, and the number or array beside it, as they enter an operation."""
-    is_number = isinstance(value, int | float | np.number)
+    is_number = isinstance(value, int | float | np.integer | np.floating)
     if t.dtype.kind == "f" and is_number:
         return t, t.dtype.type(value)
     if is_number and not isinstance(value, float | np.floating):
@@ -183,7 +188,7 @@ def _beside(t: Any, value: Any) -> tuple[Any, Any]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a Tensor cannot be combined with {type(value).__name__} {value!r}.")
     if t.dtype.kind == "f":
-        return t, array.astype(t.dtype, copy=False)
+        return t, array.astype(t.dtype)  # a copy: an operation may save it, and nobody counts its versions
     if array.dtype.kind == "f" and not hasattr(value, "dtype"):
         array = np.float32(array)  # a list of Python floats
     return (t.astype(array.dtype) if array.dtype.kind == "f" else t), array

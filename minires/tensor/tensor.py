@@ -16,7 +16,9 @@ from .operators import OPERATIONS, Operators, operands, plain, plain_index
 
 # what NumPy's functions are called here, where that differs
 _UFUNC_NAMES = {"true_divide": "divide", "absolute": "abs"}
-_COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+# give booleans, so there is no gradient to lose
+_COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "bitwise_and", "bitwise_or",
+                "bitwise_xor", "invert"}  # fmt: skip
 
 
 class Tensor(Operators):
@@ -36,6 +38,9 @@ class Tensor(Operators):
 
     Numbers and plain arrays beside a floating-point tensor are constants and take its dtype, so that ``x * 0.5`` and
     ``x + rng.standard_normal(x.shape)`` leave a float32 network in float32.
+
+    ``t += other`` changes a tensor in place where nothing is recorded.  Where it is, ``t`` becomes a new tensor and
+    other names of the old one keep the old value.
     """
 
     __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "_version", "grad")
@@ -276,6 +281,19 @@ class Tensor(Operators):
     def __ge__(self, other: Any) -> Tensor:
         return Tensor(self._data >= plain(other))
 
+    def __and__(self, other: Any) -> Tensor:
+        return Tensor(self._data & plain(other))
+
+    def __or__(self, other: Any) -> Tensor:
+        return Tensor(self._data | plain(other))
+
+    def __xor__(self, other: Any) -> Tensor:
+        return Tensor(self._data ^ plain(other))
+
+    def __invert__(self) -> Tensor:
+        return Tensor(~self._data)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
     __hash__ = object.__hash__  # by identity, although == compares elements
 
     def argmax(self, axis: int | None = None) -> Tensor:
@@ -353,6 +371,6 @@ def _as_array(data: Any, dtype: Any) -> Array:
     array = xp.asarray(data, dtype=dtype)
     if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
         array = array.astype(np.float32)
-    if array.dtype.kind not in "fiubc":
+    if array.dtype.kind not in "fiub":
         raise TypeError(f"a Tensor holds numbers, not {array.dtype} ({type(data).__name__} was given).")
     return array

@@ -45,9 +45,9 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dic
         version = meta.pop("version")
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         raise CheckpointError(
-            f"{path} is not a whole minires checkpoint ({error}). It was cut off or is something else: use another one."
+            f"{path} is not a whole minires checkpoint: it was cut off, damaged, or is something else. Use another one."
         ) from None
     if version != VERSION:
         raise CheckpointError(

@@ -8,12 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, CheckpointError
+from ..models import parse_name
 from ..models.blocks import SHORTCUTS
 from .checkpoint import replace_file
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("steps", "cosine", "constant")
 DECAYED = ("all", "weights")
+WARMUP_SHAPES = ("constant", "linear")
+
+_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "decay": DECAYED, "warmup_shape": WARMUP_SHAPES}
+_INFINITY = float("inf")
+_NUMBERS = {  # kind, least value, and the value to stay below
+    "iterations": (int, 1, _INFINITY),
+    "epochs": (float, 1e-9, _INFINITY),
+    "width": (int, 1, _INFINITY),
+    "batch_size": (int, 1, _INFINITY),
+    "log_every": (int, 1, _INFINITY),
+    "checkpoint_every": (int, 1, _INFINITY),
+    "warmup": (int, 0, _INFINITY),
+    "padding": (int, 0, _INFINITY),
+    "validation": (int, 0, _INFINITY),
+    "seed": (int, 0, 2**64),
+    "lr": (float, 0, _INFINITY),
+    "warmup_lr": (float, 0, _INFINITY),
+    "weight_decay": (float, 0, _INFINITY),
+    "momentum": (float, 0, 1),
+    "label_smoothing": (float, 0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +59,12 @@ class Config:
         decay: "all" parameters, as the paper's code, or only the "weights" of convolutions and linear layers.
         schedule: "steps" (divide by 10 at each milestone), "cosine" or "constant".
         milestones: iterations at which the rate drops; None for 1/2 and 3/4 of the run, the paper's 32k and 48k of 64k.
-        warmup: iterations at the lower rate first; None for 400 if the network has 110 layers or more, otherwise 0.
-        warmup_lr: the rate during the warm-up.
-        augment: random crops after padding, and flips where the mirror image is of the same class.
+        warmup: iterations of the warm-up; None for 1/160 of the run (the paper's 400) with 110 layers, otherwise 0.
+        warmup_lr: the rate at its beginning.
+        warmup_shape: "constant" stays at that rate, "linear" rises to the full one.
+        augment: random crops after padding, and flips.
+        padding: pixels on each side before a crop; None for an eighth of the height, the paper's 4 of 32.
+        flip: mirror half of the pictures; None to do so where the mirror image is of the same class: not for digits.
         label_smoothing: see `functional.cross_entropy`.
         validation: images held out of the training set and tested on instead of the test set (the paper: 5000).
         seed: of the weights, the order of the images and the augmentation.
@@ -65,7 +90,10 @@ class Config:
     milestones: tuple[int, ...] | None = None
     warmup: int | None = None
     warmup_lr: float = 0.01
+    warmup_shape: str = "constant"
     augment: bool = True
+    padding: int | None = None
+    flip: bool | None = None
     label_smoothing: float = 0.0
     validation: int = 0
     seed: int = 0
@@ -75,19 +103,20 @@ class Config:
     def __post_init__(self) -> None:
         if self.iterations is not None and self.epochs is not None:
             raise ArgumentError("give the length of the run as iterations or as epochs, not both.")
-        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("decay", DECAYED)):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ArgumentError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.shortcut is not None and self.shortcut not in SHORTCUTS:
             raise ArgumentError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {self.shortcut!r}.")
-        for name in ("iterations", "epochs", "width", "batch_size", "log_every", "checkpoint_every"):
+        for name, (kind, least, most) in _NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ArgumentError(f"{name} must be positive, got {value!r}.")
-        for name in ("lr", "momentum", "weight_decay", "warmup", "warmup_lr", "validation", "seed", "label_smoothing"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ArgumentError(f"{name} must be a finite number of at least 0, got {value!r}.")
+            whole = kind is not int or (isinstance(value, int) and not isinstance(value, bool))
+            if value is not None and not (isinstance(value, int | float) and whole and least <= value < most):
+                what = "a whole number" if kind is int else "a number"
+                bound = "" if most == _INFINITY else f" and below {most:g}"
+                raise ArgumentError(f"{name} must be {what} of at least {least:g}{bound}, got {value!r}.")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ArgumentError("nesterov belongs to the optimizer 'sgd' with a momentum above 0.")
         if self.milestones is not None:
             object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON gives a list
             if self.schedule != "steps":
@@ -105,12 +134,11 @@ class Config:
             return self.milestones
         return tuple(sorted({iterations // 2, iterations * 3 // 4} - {0}))
 
-    def warmup_length(self) -> int:
-        """The iterations of the warm-up; section 4.2 needs one for 110 layers and about 400 iterations of it."""
+    def warmup_length(self, iterations: int) -> int:
+        """The iterations of the warm-up: section 4.2 has about 400 of 64,000, for 110 layers only."""
         if self.warmup is not None:
             return self.warmup
-        depth = int("0" + "".join(c for c in self.model if c.isdigit()))
-        return 400 if 110 <= depth < 152 else 0
+        return iterations // 160 if parse_name(self.model)[0] == 110 else 0
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -123,7 +151,10 @@ class Config:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise CheckpointError(f"the configuration has unknown entries {sorted(unknown)}: it is of another version.")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, ArgumentError) as error:
+            raise CheckpointError(f"the configuration cannot be used: {error}") from None
 
     @classmethod
     def read(cls, path: Path) -> Config:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,21 @@ class Metrics:
         return 1 - self.error
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: Module) -> Iterator[None]:
+    """Nothing is recorded and every module evaluates; each gets its own mode back, so that what was frozen stays so."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def evaluate(model: Module, dataset: Dataset, transform: Callable, batch_size: int = 250) -> Metrics:
-    """Run the model over a data set in evaluation mode, which is put back afterwards.
+    """Run the model over a data set in evaluation mode; every module's mode is put back afterwards.
 
     Args:
         model: pictures (N, H, W, C) -> logits (N, K).
@@ -42,16 +56,11 @@ def evaluate(model: Module, dataset: Dataset, transform: Callable, batch_size: i
         transform: as for `DataLoader`; without augmentation.
         batch_size: images at a time; does not change the result beyond rounding.
     """
-    was_training = model.training
-    model.eval()
     classes = len(dataset.classes)
     loss, confusion = 0.0, np.zeros((classes, classes), np.int64)
-    try:
-        with no_grad():
-            for images, labels in DataLoader(dataset, batch_size, transform=transform):
-                logits = model(Tensor(images))
-                loss += F.cross_entropy(logits, labels, reduction="sum").item()
-                np.add.at(confusion, (labels, logits.numpy().argmax(1)), 1)
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model):
+        for images, labels in DataLoader(dataset, batch_size, transform=transform):
+            logits = model(Tensor(images))
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            np.add.at(confusion, (labels, logits.numpy().argmax(1)), 1)
     return Metrics(loss / len(dataset), 1 - float(np.trace(confusion)) / len(dataset), confusion)

@@ -12,7 +12,7 @@ from .checkpoint import replace_file
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add a record to the log."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

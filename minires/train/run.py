@@ -10,9 +10,10 @@ from ..data import eval_transform
 from ..errors import CheckpointError
 from ..nn import Module
 from ..tensor import Tensor, no_grad
+from .build import model_for
 from .checkpoint import load_checkpoint, without_prefix
 from .config import Config
-from .trainer import CHECKPOINT, model_for
+from .trainer import CHECKPOINT
 
 
 class Run:

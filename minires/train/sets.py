@@ -33,11 +33,13 @@ class Sets:
     kind: str
     mean: np.ndarray
 
-    @property
-    def train_transform(self) -> Any:
-        """Normalisation, random crops and, where it makes sense, flips: an eighth of the picture as padding."""
-        padding = self.train.image_shape[0] // 8
-        return data.train_transform(self.mean, padding=padding, flip=self.kind in _FLIPPED)
+    def train_transform(self, config: Config) -> Any:
+        """Normalisation, and the augmentation that the configuration asks for."""
+        if not config.augment:
+            return self.test_transform
+        padding = self.train.image_shape[0] // 8 if config.padding is None else config.padding
+        flip = self.kind in _FLIPPED if config.flip is None else config.flip
+        return data.train_transform(self.mean, padding=padding, flip=flip)
 
     @property
     def test_transform(self) -> Any:
@@ -71,7 +73,7 @@ def load_named(name: str) -> tuple[str, Dataset, Dataset]:
         return name, *data.cifar100()
     if not Path(name).exists():
         raise DataError(f"no data {name!r}: give digits, shapes, cifar10, cifar100, or a path that holds CIFAR.")
-    found = {copy.name for copy in data.info(name)} - {"digits"}  # those are always there
-    if found == {"cifar100"}:
-        return "cifar100", *data.cifar100(name)
-    return "cifar10", *data.cifar10(name)
+    families = data.families_at(name)
+    if len(families) > 1:
+        raise DataError(f"{name} holds both CIFAR-10 and CIFAR-100: give the path of the folder or archive of one.")
+    return ("cifar100", *data.cifar100(name)) if families == ["cifar100"] else ("cifar10", *data.cifar10(name))

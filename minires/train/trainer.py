@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from .. import functional as F
 from ..backend import default_generator, manual_seed
 from ..data import DataLoader
 from ..errors import CheckpointError, DivergedError
-from ..models import build
 from ..nn import Module
-from ..optim import SGD, Adam, ConstantLR, CosineLR, MultiStepLR, Optimizer, Schedule, WarmUp
 from ..tensor import Tensor
+from .build import build_optimizer, build_schedule, model_for
 from .checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from .config import Config
-from .evaluate import Metrics, evaluate
+from .evaluate import Metrics, evaluate, evaluation_mode
 from .log import append_line, cut_after, draw_curves
 from .sets import Sets, load_sets
 
@@ -55,6 +55,9 @@ class Trainer:
     Attributes:
         iteration: optimiser steps done.
         iterations: optimiser steps in all.
+        last_loss, last_lr: of the last iteration.
+
+    Starts the default generator (`minires.manual_seed`) from the seed of the configuration.
 
     Raises:
         CheckpointError: ``out`` holds a run and ``resume`` was not asked for, or one of another configuration.
@@ -77,13 +80,13 @@ class Trainer:
         self._check_folder(resume)
         self.sets = sets or load_sets(config)
         manual_seed(config.seed)
-        self.model = model or build_model(config, self.sets)
+        self.model = model or model_for(config, self.sets.train.image_shape, len(self.sets.train.classes))
         self.loader = DataLoader(
             self.sets.train,
             config.batch_size,
             shuffle=True,
             seed=config.seed,
-            transform=self.sets.train_transform if config.augment else self.sets.test_transform,
+            transform=self.sets.train_transform(config),
         )
         self.iterations = config.length(len(self.loader))
         self.optimizer = build_optimizer(config, self.model)
@@ -91,6 +94,7 @@ class Trainer:
         self.iteration = 0
         self._sums = {"loss": 0.0, "wrong": 0, "images": 0}  # since the last line of the log
         self._epoch_sums = dict(self._sums)
+        self.last_loss, self.last_lr = float("nan"), config.lr
         self._saved_at: int | None = None
         self._seconds = 0.0  # spent training, in earlier sittings too
         if self.out is not None:
@@ -111,17 +115,24 @@ class Trainer:
             Interrupted: after Ctrl-C; everything was saved.
         """
         metrics = None
+        self.model.train()
         started = time.perf_counter() - self._seconds
-        with _StopOnRequest() as stop, contextlib.closing(self._batches()) as batches:
+        # what overflows becomes an infinite loss, which is told in a sentence; NumPy need not warn on the way
+        quiet = np.errstate(all="ignore")
+        with quiet, _StopOnRequest() as stop, contextlib.closing(self._batches()) as batches:
             for images, labels in itertools.islice(batches, self.iterations - self.iteration):
                 self._step(images, labels)
                 self._seconds = time.perf_counter() - started
                 last = self.iteration == self.iterations
                 end_of_epoch = last or self.iteration % len(self.loader) == 0
+                if last and self._sums["images"]:
+                    self._log("train", self._sums)
+                stopping = stop.requested and not last  # asked once: a later request waits for the next iteration
                 if end_of_epoch:
                     metrics = self._test()
-                stopping = stop.requested and not last  # asked once: a later request waits for the next iteration
-                if end_of_epoch or stopping or self.iteration % self.config.checkpoint_every == 0:
+                    self.save()
+                elif stopping or self.iteration % self.config.checkpoint_every == 0:
+                    self._confirm(images, labels)
                     self.save()
                 if self.on_step is not None:
                     self.on_step(self)
@@ -139,15 +150,12 @@ class Trainer:
 
     def _step(self, images: np.ndarray, labels: np.ndarray) -> None:
         """One iteration: forward, backward, update."""
-        self.model.train()
         self.optimizer.zero_grad()
         logits = self.model(Tensor(images))
         loss = F.cross_entropy(logits, labels, self.config.label_smoothing)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise DivergedError(self._diverged(value))
+        value = self._finite(loss.item())
         loss.backward()
-        self.last_loss, lr = value, self.optimizer.groups[0]["lr"]
+        self.last_loss, self.last_lr = value, self.optimizer.groups[0]["lr"]
         self.optimizer.step()
         self.schedule.step()
         self.iteration += 1
@@ -157,7 +165,15 @@ class Trainer:
             sums["wrong"] += wrong
             sums["images"] += len(labels)
         if self.iteration % self.config.log_every == 0:
-            self._log("train", self._sums, lr)
+            self._log("train", self._sums)
+
+    def _confirm(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Before a checkpoint in the middle of an epoch: do these weights still give a finite loss?
+
+        The loss of the step came from the weights before it.  One forward pass in evaluation mode changes nothing.
+        """
+        with evaluation_mode(self.model):
+            self._finite(F.cross_entropy(self.model(Tensor(images)), labels).item())
 
     def evaluate(self) -> Metrics:
         """Loss and error on the test set, or on the images held out."""
@@ -166,38 +182,39 @@ class Trainer:
     def _test(self) -> Metrics:
         """The line at the end of an epoch."""
         metrics = self.evaluate()
+        self._finite(metrics.loss)
         train = _means(self._epoch_sums)
-        lr = self.optimizer.groups[0]["lr"]
         if self.out is not None:
-            record = {"kind": "test", **self._where(lr), "loss": metrics.loss, "error": metrics.error}
-            append_line(self.out / LOG, record)
+            append_line(self.out / LOG, {"kind": "test", **self._where(), "loss": metrics.loss, "error": metrics.error})
         self.report(
             f"epoch {self.epoch:6.2f}   train loss {train['loss']:.4f} error {100 * train['error']:6.2f}%"
-            f"   test loss {metrics.loss:.4f} error {100 * metrics.error:6.2f}%   lr {lr:.4g}"
+            f"   test loss {metrics.loss:.4f} error {100 * metrics.error:6.2f}%   lr {self.last_lr:.4g}"
         )
         self._epoch_sums = dict.fromkeys(self._epoch_sums, 0)
         return metrics
 
-    def _log(self, kind: str, sums: dict[str, Any], lr: float) -> None:
+    def _log(self, kind: str, sums: dict[str, Any]) -> None:
         if self.out is not None:
-            append_line(self.out / LOG, {"kind": kind, **self._where(lr), **_means(sums)})
+            append_line(self.out / LOG, {"kind": kind, **self._where(), **_means(sums)})
         for name in sums:
             sums[name] = 0
 
-    def _where(self, lr: float) -> dict[str, Any]:
+    def _where(self) -> dict[str, Any]:
         seconds = round(self._seconds, 3)
-        return {"iteration": self.iteration, "epoch": round(self.epoch, 4), "lr": lr, "seconds": seconds}
+        return {"iteration": self.iteration, "epoch": round(self.epoch, 4), "lr": self.last_lr, "seconds": seconds}
 
     def _draw(self) -> None:
         if self.out is not None:
             draw_curves(self.out / LOG, self.out / CURVES, f"{self.config.model} on {self.sets.kind}")
 
-    def _diverged(self, value: float) -> str:
-        lr = self.optimizer.groups[0]["lr"]
+    def _finite(self, loss: float) -> float:
+        """The loss, if it is a number."""
+        if np.isfinite(loss):
+            return loss
         kept = "" if self._saved_at is None else f" The checkpoint of iteration {self._saved_at} is kept in {self.out}."
-        return (
-            f"the training loss became {value} at iteration {self.iteration + 1} (epoch {self.epoch:.2f}, "
-            f"learning rate {lr:g}).{kept} Try a smaller learning rate, or a warm-up."
+        raise DivergedError(
+            f"the loss became {loss} after iteration {self.iteration} (epoch {self.epoch:.2f}, learning rate "
+            f"{self.last_lr:g}).{kept} Try a smaller learning rate, or a warm-up."
         )
 
     # -- the folder ---------------------------------------------------------------------------------------------------
@@ -208,12 +225,16 @@ class Trainer:
             return
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; the run needs a folder. Choose another one.")
-        if not (self.out / CONFIG).exists():
-            return
-        if not resume:
+        present = [name for name in (CONFIG, CHECKPOINT, LOG) if (self.out / name).exists()]
+        if resume and not self.out.exists():
+            raise CheckpointError(f"there is no run in {self.out} to resume. Leave --resume out to start one there.")
+        if present and not resume:
             raise CheckpointError(
-                f"{self.out} already holds a run. Go on with it by resuming (--resume), or choose another folder."
+                f"{self.out} already holds a run ({', '.join(present)}). Go on with it by resuming (--resume), or "
+                "choose another folder."
             )
+        if not present:
+            return
         differences = self.config.differences(Config.read(self.out / CONFIG))
         if differences:
             raise CheckpointError(
@@ -240,7 +261,7 @@ class Trainer:
         arrays = with_prefix("model", self.model.state_dict()) | with_prefix("optimizer", optimizer["state"])
         arrays["mean"] = self.sets.mean
         meta = {
-            "config": self.config.__dict__,
+            "config": asdict(self.config),
             "model": {"classes": list(self.sets.train.classes), "image_shape": list(self.sets.train.image_shape)},
             "groups": optimizer["groups"],
             "schedule": self.schedule.state_dict(),
@@ -267,55 +288,6 @@ class Trainer:
         self.iteration, self._seconds = meta["iteration"], meta["seconds"]
         self._sums, self._epoch_sums = meta["sums"]
         self._saved_at = self.iteration
-
-
-def build_model(config: Config, sets: Sets) -> Module:
-    """The network of a configuration, for the pictures and classes of the data."""
-    return model_for(config, sets.train.image_shape, len(sets.train.classes))
-
-
-def model_for(config: Config, image_shape: tuple[int, ...], classes: int) -> Module:
-    """The network of a configuration for pictures (H, W, C)."""
-    options: dict[str, Any] = {
-        "classes": classes,
-        "in_channels": image_shape[2],
-        "zero_init_residual": config.zero_init_residual,
-        "generator": config.seed,
-    }
-    if config.shortcut is not None:
-        options["shortcut"] = config.shortcut
-    if config.width != Config.width:
-        options["width"] = config.width
-    return build(config.model, **options)
-
-
-def build_optimizer(config: Config, model: Module) -> Optimizer:
-    """The optimiser of a configuration; with ``decay="weights"`` biases, gammas and betas do not decay."""
-    parameters = list(model.parameters())
-    if config.decay == "weights":
-        groups: list[Any] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    else:
-        groups = parameters
-    if config.optimizer == "adam":
-        return Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
-    return SGD(groups, config.lr, config.momentum, config.weight_decay, config.nesterov)
-
-
-def build_schedule(config: Config, optimizer: Optimizer, iterations: int) -> Schedule:
-    """The learning-rate schedule of a configuration, with its warm-up."""
-    schedule: Schedule
-    if config.schedule == "steps":
-        schedule = MultiStepLR(optimizer, config.drops(iterations))
-    elif config.schedule == "cosine":
-        schedule = CosineLR(optimizer, iterations)
-    else:
-        schedule = ConstantLR(optimizer)
-    if config.warmup_length() and config.lr:
-        schedule = WarmUp(schedule, config.warmup_length(), config.warmup_lr / config.lr)
-    return schedule
 
 
 def _means(sums: dict[str, Any]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def conv2d_dw(dy, x, w_shape, stride: Pair, padding: Pair, dilation: Pair, group
 
 
 def channel_sum(x):
-    """The sum over all axes but the last, as products with a row of ones: 25 times faster than ``x.sum(0)``.
+    """The sum over all axes but the last, as products with a row of ones, much faster than ``x.sum((0, 1, 2))``.
 
     One partial sum for each image keeps the rounding error of float32 small.
     """

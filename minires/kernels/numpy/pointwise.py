@@ -11,7 +11,7 @@ def relu(x):
 
 
 def relu_dx(dy, y):
-    """dy where the output was positive, 0 elsewhere."""
+    """dy times the derivative, 1 where the output was positive and 0 elsewhere: an infinite dy is not hidden by a 0."""
     return dy * (y > 0)
 
 

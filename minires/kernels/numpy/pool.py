@@ -35,7 +35,7 @@ def max_pool2d_dx(dy, chosen, x_shape, kernel: Pair, stride: Pair, padding: Pair
 
 
 def avg_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
-    """x (N, H, W, C) -> the sum of each window over its KH * KW cells, padding included, (N, OH, OW, C)."""
+    """x (N, H, W, C) -> the mean of each window, padding counted as zeros, (N, OH, OW, C)."""
     positions = _positions(x.shape, kernel, stride, padding)
     padded = _bordered(x, padding, 0)
     y = np.zeros((x.shape[0], *positions, x.shape[3]), x.dtype)

@@ -14,11 +14,10 @@ def relu(x):
 
 
 def relu_dx(dy, y):
-    """dy where the output was positive, 0 elsewhere."""
-    dx = np.zeros_like(dy)
+    """dy times the derivative, 1 where the output was positive and 0 elsewhere: an infinite dy is not hidden by a 0."""
+    dx = np.empty_like(dy)
     for index in np.ndindex(y.shape):
-        if y[index] > 0:
-            dx[index] = dy[index]
+        dx[index] = dy[index] * (y[index] > 0)
     return dx
 
 
@@ -34,7 +33,8 @@ def cross_entropy(logits, labels, label_smoothing):
         log_total = np.log(sum(np.exp(shifted)))
         for j in range(k):
             target = (1 - label_smoothing) * (j == labels[i]) + label_smoothing / k
-            losses[i] -= target * (shifted[j] - log_total)
+            if target:  # 0 log 0 is 0
+                losses[i] -= target * (shifted[j] - log_total)
             probabilities[i, j] = np.exp(shifted[j] - log_total)
     return losses, probabilities
 

@@ -35,7 +35,7 @@ def max_pool2d_dx(dy, chosen, x_shape, kernel: Pair, stride: Pair, padding: Pair
 
 
 def avg_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
-    """x (N, H, W, C) -> the sum of each window over its KH * KW cells, padding included, (N, OH, OW, C)."""
+    """x (N, H, W, C) -> the mean of each window, padding counted as zeros, (N, OH, OW, C)."""
     y = np.zeros(_output_shape(x.shape, kernel, stride, padding), x.dtype)
     for n, i, j, c in np.ndindex(y.shape):
         for _, row in taps(i, kernel[0], stride[0], padding[0], 1, x.shape[1]):
