@@ -808,3 +808,16 @@ def test_an_input_named_like_a_parameter_is_refused(rng):
 def test_a_view_of_the_input_is_measured_rightly(rng):
     """The output of reshape shares memory with x: what was measured must not move when x is put back."""
     gradcheck(lambda x: x.reshape(-1), {"x": rng.standard_normal((3, 4))}).assert_ok()
+
+
+def test_a_sampled_entry_at_a_kink_is_replaced(rng):
+    """Half of x lies exactly at the kink of ReLU: listed, not judged, and other entries are measured instead."""
+    x = rng.standard_normal(60) + np.sign(rng.standard_normal(60))
+    x[::3] = 0
+    report = gradcheck(lambda x: x.relu(), {"x": x}, max_entries=12)
+    found = report["x"]
+    assert found.ok
+    assert found.kinks
+    assert found.checked == 12 + len(found.kinks)
+    assert all(x[k] == 0 for k in found.kinks)
+    assert "at a kink, where no difference can judge" in str(report)
