@@ -340,6 +340,13 @@ def test_the_schedule_reaches_the_optimiser(tmp_path):
     np.testing.assert_allclose(rates, [0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001])
 
 
+def test_the_factor_of_the_steps_can_be_chosen():
+    rates = []
+    config = Config(**{**TINY, "epochs": None, "iterations": 4, "gamma": 0.5})
+    Trainer(config, on_step=lambda t: rates.append(t.last_lr)).fit()
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.025])
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -22,6 +22,12 @@ def linear(x: Any, w: Any, b: Any = None) -> Tensor:
         x: (..., I).
         w: (I, O): inputs down, outputs across, so that no transpose is needed.
         b: (O,), or None.
+
+    Returns:
+        (..., O)
+
+    Raises:
+        ShapeError: shapes that do not fit.
     """
     x, w = floating(x, "linear"), floating(w, "linear")
     b = None if b is None else floating(b, "linear")
@@ -57,7 +63,9 @@ def batch_norm(
         eps: added to the variance.
 
     Raises:
-        ShapeError: shapes that do not match, or fewer than two values in a channel, which have no variance.
+        ShapeError: shapes that do not match, fewer than two values in a channel, which have no variance, or only one
+            of the running statistics.
+        ArgumentError: several dtypes, or running statistics that are not Tensors.
     """
     x, gamma, beta = floating(x, "batch_norm"), as_tensor(gamma), as_tensor(beta)
     channels_match("batch_norm", x, gamma=gamma, beta=beta)
@@ -98,7 +106,16 @@ def running_statistics(x: Tensor, mean: Any, var: Any) -> tuple[Tensor, Tensor] 
 
 
 def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Tensor:
-    """Normalise each example over its last axes, those that gamma and beta have (Ba, Kiros and Hinton 2016)."""
+    """Normalise each example over its last axes, those that gamma and beta have (Ba, Kiros and Hinton 2016).
+
+    Args:
+        x: (..., *S).
+        gamma, beta: (*S): scale and shift of every element.
+        eps: added to the variance.
+
+    Raises:
+        ShapeError: gamma and beta do not have the shape of the last axes of x.
+    """
     x, gamma, beta = floating(x, "layer_norm"), as_tensor(gamma), as_tensor(beta)
     if not gamma.ndim or gamma.shape != beta.shape or x.shape[x.ndim - gamma.ndim :] != gamma.shape:
         raise ShapeError(

@@ -44,7 +44,7 @@ def build_schedule(config: Config, optimizer: Optimizer, iterations: int) -> Sch
     """The learning-rate schedule of a configuration, with its warm-up."""
     schedule: Schedule
     if config.schedule == "steps":
-        schedule = MultiStepLR(optimizer, config.drops(iterations))
+        schedule = MultiStepLR(optimizer, config.drops(iterations), config.gamma)
     elif config.schedule == "cosine":
         schedule = CosineLR(optimizer, iterations)
     else:

@@ -31,6 +31,7 @@ _NUMBERS = {  # kind, least value, and the value to stay below
     "validation": (int, 0, _INFINITY),
     "seed": (int, 0, 2**64),
     "lr": (float, 0, _INFINITY),
+    "gamma": (float, 0, _INFINITY),
     "warmup_lr": (float, 0, _INFINITY),
     "weight_decay": (float, 0, _INFINITY),
     "momentum": (float, 0, 1),
@@ -57,7 +58,8 @@ class Config:
         nesterov: Nesterov's variant of SGD.
         weight_decay: L2 penalty.
         decay: "all" parameters, as the paper's code, or only the "weights" of convolutions and linear layers.
-        schedule: "steps" (divide by 10 at each milestone), "cosine" or "constant".
+        schedule: "steps" (multiply by gamma at each milestone), "cosine" or "constant".
+        gamma: the factor of "steps"; the paper divides by 10.
         milestones: iterations at which the rate drops; None for 1/2 and 3/4 of the run, the paper's 32k and 48k of 64k.
         warmup: iterations of the warm-up; None for 1/160 of the run (the paper's 400) with 110 layers, otherwise 0.
         warmup_lr: the rate at its beginning.
@@ -87,6 +89,7 @@ class Config:
     weight_decay: float = 1e-4
     decay: str = "all"
     schedule: str = "steps"
+    gamma: float = 0.1
     milestones: tuple[int, ...] | None = None
     warmup: int | None = None
     warmup_lr: float = 0.01
@@ -129,7 +132,7 @@ class Config:
         return 64_000 if self.iterations is None else self.iterations
 
     def drops(self, iterations: int) -> tuple[int, ...]:
-        """The iterations at which the learning rate is divided by 10."""
+        """The iterations at which the learning rate is multiplied by ``gamma``."""
         if self.milestones is not None:
             return self.milestones
         return tuple(sorted({iterations // 2, iterations * 3 // 4} - {0}))
