@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DeviceError
+from ..errors import DeviceError
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two share an interface, not a type
 

@@ -1,0 +1,105 @@
+"""Large arrays, recycled: a fresh one costs a page fault for every 4 KiB, one that was used before costs nothing.
+
+An array from `empty` lies in a block.  Every view of it, anybody's, keeps the block alive (NumPy's ``.base``); when the
+last one is gone Python drops the block, and the block hands its memory back to be used again.  So nothing has to be
+returned by hand, and memory that somebody can still see is never used twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from math import prod
+from typing import Any
+
+import numpy as np
+
+_PAGE = 4096
+_SMALLEST = 1 << 16  # bytes; below, malloc is as good
+
+
+class _Memory(np.ndarray):
+    """Bytes.  A type of its own, because NumPy's views skip a base that is of their own type."""
+
+
+class _Store:
+    """Idle memory by size.  The total, idle and in use, never exceeds what was in use at some time."""
+
+    def __init__(self) -> None:
+        # re-entrant: a garbage collection inside `take` may drop a block, which calls `give`
+        self._lock = threading.RLock()
+        self._idle: dict[int, list[np.ndarray]] = {}  # by size, the size used last at the end
+        self.in_use = self.idle = self.peak = 0  # bytes
+
+    def take(self, size: int) -> np.ndarray:
+        with self._lock:
+            self.in_use += size
+            self.peak = max(self.peak, self.in_use)
+            found = self._idle.pop(size, None)
+            if found:
+                memory = found.pop()
+                self.idle -= size
+                if found:
+                    self._idle[size] = found
+                return memory
+            self._forget(self.in_use + self.idle - self.peak)
+        return _Memory(size, np.uint8)
+
+    def give(self, memory: np.ndarray) -> None:
+        with self._lock:
+            self._idle.setdefault(memory.nbytes, []).append(memory)
+            self.in_use -= memory.nbytes
+            self.idle += memory.nbytes
+
+    def _forget(self, excess: int) -> None:
+        while excess > 0 and self._idle:
+            size = next(iter(self._idle))
+            self._idle[size].pop()
+            if not self._idle[size]:
+                del self._idle[size]
+            self.idle -= size
+            excess -= size
+
+    def forget_all(self) -> None:
+        with self._lock:
+            self._idle.clear()
+            self.idle, self.peak = 0, self.in_use
+
+
+_store = _Store()
+
+if hasattr(os, "register_at_fork"):  # another thread may have held the lock
+    os.register_at_fork(after_in_child=lambda: setattr(_store, "_lock", threading.RLock()))
+
+
+class _Block(np.ndarray):
+    """The memory of one array.  Its ``base`` owns the bytes; views of the array have the block as theirs."""
+
+    parent: np.ndarray | None
+
+    def __array_finalize__(self, parent: Any) -> None:
+        self.parent = parent if isinstance(parent, _Block) else None  # a part of a block keeps the block
+
+    def __del__(self, store: _Store = _store) -> None:  # an argument: at exit the module may have lost its names
+        if self.parent is None and self.base is not None:
+            store.give(self.base)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array of this shape with arbitrary contents, C-contiguous, in recycled memory if it is large."""
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if size < _SMALLEST:
+        return np.empty(shape, dtype)
+    block = _store.take(-(-size // _PAGE) * _PAGE).view(_Block)
+    return np.ndarray(shape, dtype, block)
+
+
+def empty_cache() -> None:
+    """Give idle memory back to the system: large arrays that are no longer used are otherwise kept for the next."""
+    _store.forget_all()
+
+
+def memory_in_use() -> tuple[int, int]:
+    """Bytes of large arrays from the kernels that are alive, and bytes kept idle for the next ones."""
+    return _store.in_use, _store.idle

@@ -1,0 +1,166 @@
+"""One pool of threads for all kernels.
+
+NumPy lets go of the interpreter's lock inside copies, ufuncs and matrix products, so plain Python threads do share the
+work.  BLAS' own threads would get in their way: while the pool works, each of its threads uses BLAS by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import threadpoolctl
+
+from ..errors import ArgumentError
+
+Result = TypeVar("Result")
+
+_VARIABLE = "MINIRES_NUM_THREADS"
+
+
+def get_num_threads() -> int:
+    """How many threads the kernels use: what was set, else ``MINIRES_NUM_THREADS``, else as many as BLAS would use.
+
+    Raises:
+        ArgumentError: ``MINIRES_NUM_THREADS`` is not a whole number of at least 1.
+    """
+    global _number
+    if _number is None:
+        text = os.environ.get(_VARIABLE)
+        if text is None:
+            _number = max([library.num_threads for library in _blas.libraries], default=os.cpu_count() or 1)
+        elif text.strip().isdigit() and int(text) >= 1:
+            _number = int(text)
+        else:
+            raise ArgumentError(
+                f"{_VARIABLE} must be a whole number of at least 1, got {text!r}. Unset it or correct it."
+            )
+    return _number
+
+
+def set_num_threads(number: int) -> None:
+    """Use this many threads in the kernels, from now on and in every thread of the program.
+
+    With the same number results repeat bit for bit; with another they may differ by rounding, as sums are split
+    differently.
+
+    Raises:
+        ArgumentError: it is not a whole number of at least 1.
+    """
+    global _number
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ArgumentError(f"set_num_threads: expected a whole number of at least 1, got {number!r}.")
+    _number = number
+
+
+def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> list[Result]:
+    """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
+
+    How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside ``work`` a
+    call of this function does not split again.
+
+    Args:
+        work: may be called from several threads at once, each time with another part.
+        count: how many items there are; with none, ``work`` is called once with an empty range.
+        least: fewer items than this are not worth a thread.
+    """
+    number = min(get_num_threads(), count // max(1, least))
+    with _blas.one_thread():
+        if number <= 1 or _inside.work:
+            return [work(range(count))]
+        parts = [range(i * count // number, (i + 1) * count // number) for i in range(number)]
+        pool = _executor(number)
+        others = [pool.submit(_inside_work, work, part) for part in parts[1:]]
+        try:
+            first = _inside_work(work, parts[0])  # this thread works too
+        finally:
+            wait(others)  # whatever happened here: they write into arrays that the caller may look at
+        return [first, *(future.result() for future in others)]
+
+
+class _Inside(threading.local):
+    work = False
+
+
+_number: int | None = None
+_inside = _Inside()
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_pool_lock = threading.Lock()
+
+
+def _inside_work(work: Callable[[range], Result], part: range) -> Result:
+    _inside.work = True
+    try:
+        return work(part)
+    finally:
+        _inside.work = False
+
+
+def _executor(number: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _pool_lock:
+        if _pool is None or _pool_size < number - 1:
+            if _pool is not None:
+                _pool.shutdown(wait=False)  # finishes what it was given
+            _pool_size = number - 1
+            _pool = ThreadPoolExecutor(_pool_size, thread_name_prefix="minires")
+        return _pool
+
+
+class _Blas:
+    """The BLAS libraries of this process, and how many parts of the program have asked them for one thread."""
+
+    def __init__(self) -> None:
+        controllers = threadpoolctl.ThreadpoolController().lib_controllers
+        self.libraries: list[Any] = [c for c in controllers if c.user_api == "blas"]
+        self._before: list[int] = []
+        self._users = 0
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """The threads that had asked are not in the child."""
+        self._lock = threading.Lock()
+        if self._users:
+            self._users = 0
+            self._restore()
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """One thread for BLAS until the last of those who asked has left; then the number that was set before."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = [library.get_num_threads() for library in self.libraries]
+                for library in self.libraries:
+                    library.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._restore()
+
+    def _restore(self) -> None:
+        for library, number in zip(self.libraries, self._before, strict=True):
+            library.set_num_threads(number)
+
+
+_blas = _Blas()
+
+
+def _after_fork() -> None:
+    """A child process has none of its parent's threads, and its locks may be held by them."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+    _inside.work = False
+    _blas.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
