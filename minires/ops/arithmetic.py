@@ -5,29 +5,28 @@ Either operand may be a number or a plain array; gradients are summed back over 
 
 from __future__ import annotations
 
-import operator
-
 from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Function
 from .broadcast import floating, unbroadcast
 
 
-def _broadcasting(name, a, b, compute):
-    """Run `compute`, and if the shapes do not broadcast say so in a sentence."""
-    try:
-        return compute(a, b)
-    except ValueError as error:
-        if "broadcast" not in str(error):
-            raise
-        raise ShapeError(
-            f"{name}: the shapes {a.shape} and {b.shape} do not broadcast. Aligned from the right, each pair of "
-            "lengths must be equal or contain a 1."
-        ) from None
+def _explained(error, name, a, b):
+    """A sentence in place of NumPy's error, if it is about shapes that do not broadcast."""
+    if "broadcast" not in str(error):
+        return error
+    return ShapeError(
+        f"{name}: the shapes {a.shape} and {b.shape} do not broadcast. Aligned from the right, each pair of "
+        "lengths must be equal or contain a 1."
+    )
 
 
 def _shape(x):
     return getattr(x, "shape", ())
+
+
+def _shapes(a, b):
+    return getattr(a, "shape", ()), getattr(b, "shape", ())
 
 
 class Add(Function, operator="add"):
@@ -35,12 +34,18 @@ class Add(Function, operator="add"):
 
     @staticmethod
     def forward(ctx, a, b):
-        ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("add", a, b, operator.add)
+        ctx.shapes = _shapes(a, b)
+        try:
+            return a + b
+        except ValueError as error:
+            raise _explained(error, "add", a, b) from None
 
     @staticmethod
     def backward(ctx, dy):
-        return tuple(unbroadcast(dy, s) if n else None for s, n in zip(ctx.shapes, ctx.needs_input_grad, strict=True))
+        wants_a, wants_b = ctx.needs_input_grad
+        da = unbroadcast(dy, ctx.shapes[0]) if wants_a else None
+        db = unbroadcast(dy, ctx.shapes[1]) if wants_b else None
+        return da, db
 
 
 class Subtract(Function, operator="subtract"):
@@ -48,13 +53,17 @@ class Subtract(Function, operator="subtract"):
 
     @staticmethod
     def forward(ctx, a, b):
-        ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("subtract", a, b, operator.sub)
+        ctx.shapes = _shapes(a, b)
+        try:
+            return a - b
+        except ValueError as error:
+            raise _explained(error, "subtract", a, b) from None
 
     @staticmethod
     def backward(ctx, dy):
-        da = unbroadcast(dy, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
-        db = unbroadcast(-dy, ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        wants_a, wants_b = ctx.needs_input_grad
+        da = unbroadcast(dy, ctx.shapes[0]) if wants_a else None
+        db = unbroadcast(-dy, ctx.shapes[1]) if wants_b else None
         return da, db
 
 
@@ -65,14 +74,18 @@ class Multiply(Function, operator="multiply"):
     def forward(ctx, a, b):
         wants_a, wants_b = ctx.needs_input_grad
         ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
-        ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("multiply", a, b, operator.mul)
+        ctx.shapes = _shapes(a, b)
+        try:
+            return a * b
+        except ValueError as error:
+            raise _explained(error, "multiply", a, b) from None
 
     @staticmethod
     def backward(ctx, dy):
         a, b = ctx.saved
-        da = unbroadcast(dy * b, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
-        db = unbroadcast(dy * a, ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        wants_a, wants_b = ctx.needs_input_grad
+        da = unbroadcast(dy * b, ctx.shapes[0]) if wants_a else None
+        db = unbroadcast(dy * a, ctx.shapes[1]) if wants_b else None
         return da, db
 
 
@@ -81,16 +94,21 @@ class Divide(Function, operator="divide"):
 
     @staticmethod
     def forward(ctx, a, b):
-        a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
+        a = floating(a) if hasattr(a, "dtype") else a
+        b = floating(b) if hasattr(b, "dtype") else b
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
-        ctx.shapes = _shape(a), _shape(b)
-        return _broadcasting("divide", a, b, operator.truediv)
+        ctx.shapes = _shapes(a, b)
+        try:
+            return a / b
+        except ValueError as error:
+            raise _explained(error, "divide", a, b) from None
 
     @staticmethod
     def backward(ctx, dy):
         a, b = ctx.saved
-        da = unbroadcast(dy / b, ctx.shapes[0]) if ctx.needs_input_grad[0] else None
-        db = unbroadcast(-dy * a / (b * b), ctx.shapes[1]) if ctx.needs_input_grad[1] else None
+        wants_a, wants_b = ctx.needs_input_grad
+        da = unbroadcast(dy / b, ctx.shapes[0]) if wants_a else None
+        db = unbroadcast(-dy * a / (b * b), ctx.shapes[1]) if wants_b else None
         return da, db
 
 
@@ -102,7 +120,10 @@ class Power(Function, operator="power"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("power", a, b, operator.pow)
+        try:
+            y = a**b
+        except ValueError as error:
+            raise _explained(error, "power", a, b) from None
         ctx.save_for_backward(a, b, y if ctx.needs_input_grad[1] else None)
         return y
 
@@ -135,7 +156,10 @@ class MatMul(Function, operator="matmul"):
             )
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.shapes = a.shape, b.shape
-        return _broadcasting("matmul", a, b, operator.matmul)
+        try:
+            return a @ b
+        except ValueError as error:
+            raise _explained(error, "matmul", a, b) from None
 
     @staticmethod
     def backward(ctx, dy):
@@ -233,7 +257,10 @@ class Maximum(Function, operator="maximum"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("maximum", a, b, array_module(a, b).maximum)
+        try:
+            y = array_module(a, b).maximum(a, b)
+        except ValueError as error:
+            raise _explained(error, "maximum", a, b) from None
         ctx.save_for_backward(a, b)
         return y
 
@@ -248,7 +275,10 @@ class Minimum(Function, operator="minimum"):
 
     @staticmethod
     def forward(ctx, a, b):
-        y = _broadcasting("minimum", a, b, array_module(a, b).minimum)
+        try:
+            y = array_module(a, b).minimum(a, b)
+        except ValueError as error:
+            raise _explained(error, "minimum", a, b) from None
         ctx.save_for_backward(a, b)
         return y
 
@@ -283,7 +313,7 @@ class Where(Function, operator="where"):
     @staticmethod
     def forward(ctx, a, b, *, condition):
         ctx.save_for_backward(condition.copy())  # a mask may be used again for the next batch
-        ctx.shapes = _shape(a), _shape(b)
+        ctx.shapes = _shapes(a, b)
         try:
             return array_module(condition, a, b).where(condition, a, b)
         except ValueError:

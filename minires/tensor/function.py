@@ -8,10 +8,10 @@ import numpy as np
 
 from ..backend import Array, array_module
 from ..errors import ArgumentError
-from .graph import Node, check_finite, storage
+from .graph import Node, check_finite, clock, storage
 from .modes import modes
 from .operators import OPERATIONS
-from .tensor import Tensor
+from .tensor import Tensor, wrap
 
 
 class Function:
@@ -55,40 +55,49 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run `forward`, and record it if an input requires a gradient."""
-        arrays, parents, tensors = [], [], []
+        arrays: list[Any] = []
+        parents: list[Node | Tensor | None] = []
+        wanted, tensors, versions = [], [], []
         recording = modes.grad_enabled
         for x in inputs:
+            source = None
             if isinstance(x, Tensor):
+                if recording and x._requires_grad:
+                    source = x._node or x
                 tensors.append(x)
-                arrays.append(x._data)
-                wanted = recording and x._requires_grad
-                parents.append((x if x._node is None else x._node) if wanted else None)
-            else:
-                arrays.append(x)
-                parents.append(None)
-        node = Node(cls, tuple(p is not None for p in parents))
+                versions.append(x._version)
+                x = x._data
+            arrays.append(x)
+            parents.append(source)
+            wanted.append(source is not None)
+        node = Node(cls, tuple(wanted))
         data = cls.forward(node, *arrays, **options)
         if type(data) is not np.ndarray:
             data = _as_output(cls, data, arrays)
 
-        output = Tensor(data)
-        owner = storage(data)
+        floating = data.dtype.kind == "f"
+        output = wrap(data) if floating else Tensor(data)
+        is_view = data.base is not None
         for x in tensors:
-            if storage(x._data) is owner:  # a view: changing one changes the other
-                output._version = x._version
-        if modes.anomaly:
+            array = x._data
+            if array is data or ((is_view or array.base is not None) and storage(array) is storage(data)):
+                output._version = x._version  # changing one changes the other
+        if node.call_site:
             check_finite(data, f"forward: {cls.__name__}", node.call_site, [a for a in arrays if hasattr(a, "dtype")])
-        if any(node.needs_input_grad) and data.dtype.kind == "f":
-            node.parents = tuple(parents)
+        if floating and True in wanted:
+            node.parents = parents
             node.like = data.shape, data.dtype
-            tensors.append(output)
-            node.watch(tensors)
+            versions.append(output._version)
+            node.watched = clock.now, versions
             output._requires_grad = True
             output._node = node
         return output
 
 
 def _as_output(cls: type[Function], data: Any, arrays: list[Any]) -> Array:
+    for a in arrays:
+        if type(a) is np.ndarray and a.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
+            return np.asarray(data)
     if isinstance(data, tuple | list) or data is None or isinstance(data, Tensor):
         raise TypeError(
             f"{cls.__name__}.forward returned {type(data).__name__}; it must return one plain array. "

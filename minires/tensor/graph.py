@@ -10,11 +10,12 @@ import linecache
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import kernels
 from ..backend import Array, array_module, asnumpy
 from ..errors import AnomalyError, GraphError, ShapeError
 from .modes import modes
@@ -22,13 +23,30 @@ from .modes import modes
 if TYPE_CHECKING:
     from .tensor import Tensor
 
+_LARGE = 1 << 16  # elements, from which on a kernel gains more than it costs to ask for it
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def storage(array: Array) -> Any:
     """The object that owns an array's memory: two arrays are views of each other when they share it."""
-    base = getattr(array, "base", None)  # a Function may save a plain number too
-    return array if base is None else base
+    while (base := getattr(array, "base", None)) is not None:  # a Function may save a plain number too
+        array = base
+    return array
+
+
+class _Clock:
+    """Counts the changes in place of all tensors.  While it stands still, no saved array can have changed."""
+
+    now = 0
+
+
+clock = _Clock()
+
+
+def changed(version: list[int], array: Array) -> None:
+    """Note in a tensor's version, ``[0]`` at first, when its memory was changed in place and which memory that is."""
+    clock.now += 1
+    version[:] = clock.now, id(storage(array))
 
 
 class Node:
@@ -46,12 +64,12 @@ class Node:
     def __init__(self, function: Any, needs_input_grad: tuple[bool, ...]) -> None:
         self.function = function
         self.needs_input_grad = needs_input_grad
-        self.parents: tuple[Node | Tensor | None, ...] | None = ()
+        self.parents: Sequence[Node | Tensor | None] | None = ()
         self.saved_arrays: tuple[Array | None, ...] | None = ()
-        self.watched: list[tuple[list[int], int]] = []
+        self.watched: tuple[int, Sequence[list[int]]] = 0, ()  # when it was recorded; the versions of its tensors
         self.hooks: list[Callable] | None = None
-        self.like: tuple[tuple[int, ...], np.dtype] = ((), np.dtype(np.float32))  # of the output
-        self.call_site = _call_site() if modes.anomaly else ""
+        self.like: tuple[tuple[int, ...], np.dtype]  # of the output
+        self.call_site = _call_site() if modes.anomaly else ""  # never empty where anomalies are looked for
 
     @property
     def name(self) -> str:
@@ -61,16 +79,8 @@ class Node:
     def save_for_backward(self, *arrays: Array | None) -> None:
         """Keep these arrays for `backward`.  Save little: they stay in memory until the backward pass has used them."""
         self.saved_arrays = arrays
-        if modes.anomaly:
+        if self.call_site:
             self.__dict__["_fingerprints"] = [_fingerprint(a) for a in arrays]
-
-    def watch(self, tensors: list[Tensor]) -> None:
-        """Note the version of every tensor whose memory a saved array shares."""
-        for array in self.saved_arrays or ():
-            if array is None:
-                continue
-            owner = storage(array)
-            self.watched += [(t._version, t._version[0]) for t in tensors if storage(t._data) is owner]
 
     @property
     def saved(self) -> tuple[Any, ...]:
@@ -82,10 +92,7 @@ class Node:
         arrays = self.saved_arrays
         if arrays is None:
             raise GraphError(RELEASED)
-        changed = any(version[0] != then for version, then in self.watched)
-        if not changed and "_fingerprints" in self.__dict__:
-            changed = self.__dict__["_fingerprints"] != [_fingerprint(a) for a in arrays]
-        if changed:
+        if (clock.now != self.watched[0] and self._changed_in_place()) or (self.call_site and self._changed_unseen()):
             raise GraphError(
                 f"backward of {self.name}: an array that it saved in the forward pass was changed in place since, so "
                 f"its gradient would be wrong{self.call_site and ' (called at ' + self.call_site + ')'}. "
@@ -93,10 +100,24 @@ class Node:
             )
         return arrays
 
+    def _changed_in_place(self) -> bool:
+        """Whether one of the operation's tensors was changed since, and in memory that a saved array uses.
+
+        An id is enough to know the memory by: a saved array keeps its own alive, so nothing else had that id meanwhile.
+        """
+        then, versions = self.watched
+        memory = [version[1] for version in versions if version[0] > then]
+        return any(id(storage(a)) in memory for a in self.saved_arrays or () if a is not None)
+
+    def _changed_unseen(self) -> bool:
+        """Whether a saved array is not what it was, although no tensor was changed."""
+        prints = self.__dict__.get("_fingerprints")
+        return prints is not None and prints != [_fingerprint(a) for a in self.saved_arrays or ()]
+
     def release(self) -> None:
         """Forget everything that only a backward pass needs."""
         self.parents = self.saved_arrays = self.hooks = None  # a hook may hold the tensor it was registered on
-        self.watched = []
+        self.watched = 0, ()
         self.__dict__.clear()
 
 
@@ -115,6 +136,7 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     uses = _count_uses(root)
     grads = {root: grad}
     ready = [root]
+    anomaly = modes.anomaly
     while ready:
         node = ready.pop()
         grad = grads.pop(node, None)
@@ -122,23 +144,38 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             if grad is not None:
                 node._accumulate(grad)
             continue
-        if grad is not None:
+        if node.hooks and grad is not None:
             grad = run_hooks(node.hooks, grad)
-        for parent, upstream in _input_grads(node, grad):
+        received = _run_backward(node, grad)
+        for i, parent in enumerate(node.parents or ()):
+            if parent is None:
+                continue
+            upstream = received[i]
             if upstream is not None:
-                known = grads.get(parent)
+                if type(upstream) is not np.ndarray or (upstream.shape, upstream.dtype) != parent.like or anomaly:
+                    upstream = _checked(upstream, parent.like, node, i, grad)
                 # a new array, never `+=`: the first gradient may belong to somebody else too
-                grads[parent] = upstream if known is None else added(known, upstream)
-            uses[parent] -= 1
-            if not uses[parent]:
+                grads[parent] = added(grads[parent], upstream) if parent in grads else upstream
+            still_to_speak = uses[parent] - 1
+            if still_to_speak:
+                uses[parent] = still_to_speak
+            else:
                 ready.append(parent)
         if not retain_graph:
             node.release()
 
 
+def as_array(value: Any) -> Array:
+    """The value as an array: of 0-d arrays NumPy makes scalars."""
+    return np.asarray(value) if isinstance(value, np.generic) else array_module(value).asarray(value)
+
+
 def added(a: Array, b: Array) -> Array:
-    """a + b as an array: NumPy makes a scalar of the sum of two 0-d arrays."""
-    return array_module(a).asarray(a + b)
+    """a + b as an array; both have the same shape and dtype."""
+    if type(a) is type(b) is np.ndarray and a.size >= _LARGE:
+        return kernels.active().add(a, b)
+    total = a + b
+    return total if type(total) is np.ndarray else as_array(total)
 
 
 def run_hooks(hooks: list[Callable] | None, grad: Array) -> Array:
@@ -158,54 +195,51 @@ def run_hooks(hooks: list[Callable] | None, grad: Array) -> Array:
 
 def _count_uses(root: Node | Tensor) -> dict[Node | Tensor, int]:
     """How often each node and leaf below ``root`` is an input of an operation below ``root``."""
-    uses: dict[Node | Tensor, int] = {}
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        if not isinstance(node, Node):
-            continue
+    uses: dict[Node | Tensor, int] = {root: 0}
+    nodes = [root] if isinstance(root, Node) else []
+    for node in nodes:  # which grows as it is read
         if node.parents is None:
             raise GraphError(RELEASED)
         for parent in node.parents:
-            if parent is None:
-                continue
-            if parent not in uses:
-                uses[parent] = 0
-                todo.append(parent)
-            uses[parent] += 1
+            if parent in uses:
+                uses[parent] += 1
+            elif parent is not None:
+                uses[parent] = 1
+                if isinstance(parent, Node):
+                    nodes.append(parent)
     return uses
 
 
-def _input_grads(node: Node, grad: Array | None) -> list[tuple[Node | Tensor, Array | None]]:
-    """Run one backward: pairs of (where it goes, gradient), checked and in the dtype of its tensor."""
+def _run_backward(node: Node, grad: Array | None) -> tuple[Any, ...]:
+    """The gradient of each input, as the Function returns it."""
     parents = node.parents or ()
     if grad is None:  # nothing reached this output; its inputs still have to hear that it has spoken
-        return [(parent, None) for parent in parents if parent is not None]
+        return (None,) * len(parents)
     grads = node.function.backward(node, grad)
-    grads = grads if isinstance(grads, tuple) else (grads,)
+    if not isinstance(grads, tuple):
+        grads = (grads,)
     if len(grads) != len(parents):
         raise GraphError(
             f"{node.name}.backward returned {len(grads)} gradients for {len(parents)} inputs: return one for each "
             "input of forward, None for those that have none."
         )
-    pairs: list[tuple[Node | Tensor, Array | None]] = []
-    for i, (parent, upstream) in enumerate(zip(parents, grads, strict=True)):
-        if parent is None:
-            continue
-        if upstream is not None:
-            shape, dtype = parent.like
-            upstream = array_module(upstream).asarray(upstream)
-            if upstream.shape != shape:
-                raise ShapeError(
-                    f"{node.name}.backward: the gradient of input {i} has shape {upstream.shape}, but the input has "
-                    f"shape {shape}. A broadcast input needs its gradient summed back (minires.unbroadcast)."
-                )
-            if upstream.dtype != dtype:
-                upstream = upstream.astype(dtype)
-            if modes.anomaly:
-                check_finite(upstream, f"backward of {node.name}: the gradient of input {i}", node.call_site, [grad])
-        pairs.append((parent, upstream))
-    return pairs
+    return grads
+
+
+def _checked(upstream: Any, like: tuple[tuple[int, ...], np.dtype], node: Node, i: int, grad: Array | None) -> Array:
+    """The gradient of input i as an array in the dtype of its tensor, if its shape is right."""
+    shape, dtype = like
+    upstream = as_array(upstream)
+    if upstream.shape != shape:
+        raise ShapeError(
+            f"{node.name}.backward: the gradient of input {i} has shape {upstream.shape}, but the input has "
+            f"shape {shape}. A broadcast input needs its gradient summed back (minires.unbroadcast)."
+        )
+    if upstream.dtype != dtype:
+        upstream = upstream.astype(dtype)
+    if modes.anomaly:
+        check_finite(upstream, f"backward of {node.name}: the gradient of input {i}", node.call_site, [grad])
+    return upstream
 
 
 def check_finite(array: Array, what: str, call_site: str, sources: list[Any]) -> None:

@@ -6,6 +6,7 @@ The operations themselves stand above the tensor in the import order.  So only n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +19,35 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 OPERATIONS: dict[str, Any] = {}
+_NUMBER = (float, int, np.floating, np.integer)
+
+
+def _binary(name: str) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
+    """``a + b``, and the form that Python calls when only b is a tensor."""
+
+    def operator(a: Any, b: Any) -> Tensor:
+        if not isinstance(b, Operators) or a._data.dtype is not b._data.dtype:
+            a, b = operands(a, b)
+        return OPERATIONS[name].apply(a, b)
+
+    def reflected(b: Any, a: Any) -> Tensor:
+        return OPERATIONS[name].apply(*operands(a, b))
+
+    return operator, reflected
 
 
 class Operators:
     """The differentiable operators and methods of `Tensor`."""
 
     __slots__ = ()
+    _data: Any
 
-    def __add__(self, other: Any) -> Tensor:
-        return OPERATIONS["add"].apply(*operands(self, other))
-
-    def __radd__(self, other: Any) -> Tensor:
-        return OPERATIONS["add"].apply(*operands(other, self))
-
-    def __sub__(self, other: Any) -> Tensor:
-        return OPERATIONS["subtract"].apply(*operands(self, other))
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return OPERATIONS["subtract"].apply(*operands(other, self))
-
-    def __mul__(self, other: Any) -> Tensor:
-        return OPERATIONS["multiply"].apply(*operands(self, other))
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["multiply"].apply(*operands(other, self))
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return OPERATIONS["divide"].apply(*operands(self, other))
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return OPERATIONS["divide"].apply(*operands(other, self))
-
-    def __pow__(self, other: Any) -> Tensor:
-        return OPERATIONS["power"].apply(*operands(self, other))
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return OPERATIONS["power"].apply(*operands(other, self))
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["matmul"].apply(*operands(self, other))
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return OPERATIONS["matmul"].apply(*operands(other, self))
+    __add__, __radd__ = _binary("add")
+    __sub__, __rsub__ = _binary("subtract")
+    __mul__, __rmul__ = _binary("multiply")
+    __truediv__, __rtruediv__ = _binary("divide")
+    __pow__, __rpow__ = _binary("power")
+    __matmul__, __rmatmul__ = _binary("matmul")
 
     def __neg__(self) -> Tensor:
         return OPERATIONS["negative"].apply(self)
@@ -160,16 +148,17 @@ def operands(a: Any, b: Any) -> tuple[Any, Any]:
     Between tensors the wider floating dtype wins, and floating wins over integer; a number or plain array takes the
     dtype of the tensor beside it.  NumPy's own rules differ between its versions 1 and 2 and would widen float32.
     """
-    if _is_tensor(a) and _is_tensor(b):
-        if a.dtype == b.dtype:
+    if isinstance(a, Operators) and isinstance(b, Operators):
+        if a._data.dtype == b._data.dtype:
             return a, b
-        kinds = a.dtype.kind + b.dtype.kind
+        dtypes = a._data.dtype, b._data.dtype
+        kinds = dtypes[0].kind + dtypes[1].kind
         if kinds == "ff":
-            wider = np.promote_types(a.dtype, b.dtype)
+            wider = np.promote_types(*dtypes)
             return a.astype(wider), b.astype(wider)
         if kinds[0] == "f":
-            return a, b._data.astype(a.dtype)
-        return (a._data.astype(b.dtype), b) if kinds[1] == "f" else (a, b)
+            return a, b._data.astype(dtypes[0])
+        return (a._data.astype(dtypes[1]), b) if kinds[1] == "f" else (a, b)
     if _is_tensor(a):
         return _beside(a, b)
     b, a = _beside(b, a)
@@ -178,17 +167,17 @@ def operands(a: Any, b: Any) -> tuple[Any, Any]:
 
 def _beside(t: Any, value: Any) -> tuple[Any, Any]:
     """A tensor, and the number or array beside it, as they enter an operation."""
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    if t.dtype.kind == "f" and is_number:
-        return t, t.dtype.type(value)
+    dtype, is_number = t._data.dtype, isinstance(value, _NUMBER)
+    if is_number and dtype.kind == "f":
+        return t, dtype.type(value)
     if is_number and not isinstance(value, float | np.floating):
         return t, value
     # an integer tensor beside something floating: numbers count as float32 here as everywhere
     array = np.float32(value) if is_number else array_module(t._data, value).asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a Tensor cannot be combined with {type(value).__name__} {value!r}.")
-    if t.dtype.kind == "f":
-        return t, array.astype(t.dtype)  # a copy: an operation may save it, and nobody counts its versions
+    if dtype.kind == "f":
+        return t, array.astype(dtype)  # a copy: an operation may save it, and nobody counts its versions
     if array.dtype.kind == "f" and not hasattr(value, "dtype"):
         array = np.float32(array)  # a list of Python floats
     return (t.astype(array.dtype) if array.dtype.kind == "f" else t), array

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..backend import Array, array_module, asnumpy, device_of
 from ..errors import GraphError, ShapeError
-from .graph import Node, added, run_hooks, storage, walk
+from .graph import Node, added, changed, run_hooks, storage, walk
 from .modes import modes
 from .operators import OPERATIONS, Operators, operands, plain, plain_index
 
+_new = object.__new__
 # what NumPy's functions are called here, where that differs
 _UFUNC_NAMES = {"true_divide": "divide", "absolute": "abs"}
 # give booleans, so there is no gradient to lose
@@ -46,10 +47,14 @@ class Tensor(Operators):
     __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "_version", "grad")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
-        self._data = _as_array(data, dtype)
+        self._version = [0]  # one for all views of the same memory
+        if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub":
+            self._data = data
+        else:
+            self._data = _as_array(data, dtype)
+            if isinstance(data, Tensor) and storage(data._data) is storage(self._data):
+                self._version = data._version
         self._node: Node | None = None
-        shares = isinstance(data, Tensor) and storage(data._data) is storage(self._data)
-        self._version = data._version if shares else [0]  # one for all views of the same memory
         self._hooks: list[Callable] | None = None
         self.grad: Array | None = None
         self._requires_grad = False
@@ -65,7 +70,7 @@ class Tensor(Operators):
     @data.setter
     def data(self, value: Any) -> None:
         if value is self._data:  # what `t.data += 1` does
-            self._version[0] += 1
+            changed(self._version, self._data)
             return
         value = array_module(self._data).asarray(value, dtype=self._data.dtype)
         if value.shape != self._data.shape:
@@ -317,7 +322,7 @@ class Tensor(Operators):
         recorded = modes.grad_enabled and (self.requires_grad or getattr(other, "requires_grad", False))
         if not recorded:
             getattr(array_module(self._data), name)(self._data, plain(other), out=self._data, casting="same_kind")
-            self._version[0] += 1
+            changed(self._version, self._data)
             return self
         if self.is_leaf and self.requires_grad:
             raise GraphError(
@@ -333,7 +338,7 @@ class Tensor(Operators):
                 "minires.where, concatenate, stack or pad, or assign inside `with minires.no_grad():`."
             )
         self._data[plain_index(index)] = plain(value)
-        self._version[0] += 1
+        changed(self._version, self._data)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Tensor:
         # ndarray + Tensor arrives here, and so does np.exp(tensor): both are recorded like the operator itself
@@ -350,6 +355,13 @@ class Tensor(Operators):
         )
 
 
+def wrap(array: Array) -> Tensor:
+    """A Tensor of an array that is known to hold numbers; half the cost of ``Tensor(array)``, which asks first."""
+    t = _new(Tensor)
+    t._data, t._version, t._node, t._hooks, t.grad, t._requires_grad = array, [0], None, None, None, False
+    return t
+
+
 def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
     """A Tensor with a copy of ``data``: nothing else can change it."""
     array = _as_array(data, dtype)
@@ -363,8 +375,6 @@ def as_tensor(value: Any) -> Tensor:
 
 def _as_array(data: Any, dtype: Any) -> Array:
     """An array of numbers, with Python floats as float32."""
-    if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub":
-        return data
     if isinstance(data, Tensor):
         data = data._data
     xp = array_module(data)
