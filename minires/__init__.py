@@ -1,7 +1,7 @@
 """minires: a deep-learning engine from scratch on NumPy, centred on the residual network."""
 
 from . import data, functional, inspect, models, nn, optim, train
-from .backend import asnumpy, default_generator, manual_seed
+from .backend import asnumpy, default_generator, empty_cache, get_num_threads, manual_seed, set_num_threads
 from .errors import MiniresError
 from .functional import (
     broadcast_to,
@@ -23,7 +23,17 @@ from .functional import (
 from .gradcheck import GradientError, gradcheck
 from .kernels import use_kernels
 from .ops import unbroadcast
-from .tensor import Function, Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad, tensor
+from .tensor import (
+    Function,
+    Tensor,
+    detect_anomaly,
+    enable_grad,
+    fused,
+    is_grad_enabled,
+    no_fusion,
+    no_grad,
+    tensor,
+)
 
 __version__ = "0.1.0"
 
@@ -38,9 +48,12 @@ __all__ = [
     "data",
     "default_generator",
     "detect_anomaly",
+    "empty_cache",
     "enable_grad",
     "exp",
     "functional",
+    "fused",
+    "get_num_threads",
     "gradcheck",
     "inspect",
     "is_grad_enabled",
@@ -51,10 +64,12 @@ __all__ = [
     "minimum",
     "models",
     "nn",
+    "no_fusion",
     "no_grad",
     "optim",
     "pad",
     "relu",
+    "set_num_threads",
     "sigmoid",
     "softmax",
     "sqrt",

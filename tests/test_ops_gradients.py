@@ -4,6 +4,7 @@ The cases stand in one table, by the name under which an operation is registered
 `test_every_operation_has_a_case`, so that nothing can be added without being checked.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import hypothesis.extra.numpy as some
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minires import Tensor, gradcheck
+from minires.kernels import reference
 from minires.tensor import Node
 from minires.tensor.operators import OPERATIONS
 
@@ -23,15 +25,19 @@ class Case(NamedTuple):
     name: str
     inputs: tuple  # of functions rng -> array, or None
     options: dict[str, Any]
+    derived: Callable[..., dict[str, Any]] | None = None  # further options, from the input arrays
 
     def arrays(self, rng):
         return [None if make is None else make(rng) for make in self.inputs]
 
     def call(self, tensors):
-        return OPERATIONS[self.name].apply(*tensors, **self.fresh_options())
+        tensors = list(tensors)
+        arrays = [None if t is None else t.data for t in tensors]
+        return OPERATIONS[self.name].apply(*tensors, **self.fresh_options(arrays))
 
-    def fresh_options(self):
-        return {k: v() if callable(v) else v for k, v in self.options.items()}
+    def fresh_options(self, arrays):
+        options = {k: v() if callable(v) else v for k, v in self.options.items()}
+        return options if self.derived is None else options | self.derived(*arrays)
 
 
 def normal(*shape):
@@ -60,6 +66,20 @@ def window(stride=(1, 1), padding=(0, 0), **more):
     return {"stride": stride, "padding": padding, **more}
 
 
+def moments(x, *_):
+    return {"mean": x.mean(tuple(range(x.ndim - 1))), "var": x.var(tuple(range(x.ndim - 1)))}
+
+
+def convolved(options):
+    """What `ConvBatchNorm` is told of its convolution: the result and the moments."""
+
+    def derived(x, w, *_):
+        z = reference.conv2d(x, w, None, *options)
+        return {"z": z, **moments(z)}
+
+    return derived
+
+
 BROADCASTS = [
     ((3, 5), (3, 5)), ((3, 5), (5,)), ((5,), (3, 5)), ((3, 1), (1, 5)), ((2, 3, 5), (3, 1)), ((1, 1), (3, 5)),
     ((), (3, 5)), ((3, 5), ()), ((2, 1, 5), (3, 1)), ((), ()),
@@ -80,6 +100,11 @@ CONVS = [  # x, w, options; all lengths distinct, so that no swapped axis can hi
     ((2, 7, 6, 4), (2, 3, 2, 6), window((2, 1), (1, 2), dilation=(1, 2), groups=2)),
     ((2, 6, 5, 3), (3, 1, 1, 6), window((1, 2), (2, 0), dilation=(2, 1), groups=3)),  # depthwise
     ((3, 5, 4, 2), (1, 1, 2, 3), window((2, 2), dilation=(1, 1), groups=1)),  # a projection: pixels are skipped
+]
+FUSED_CONVS = [  # x, w, what is added to y, options: one for each way to convolve
+    ((2, 5, 6, 3), (3, 2, 3, 4), (2, 3, 5, 4), window(dilation=(1, 1), groups=1)),
+    ((2, 7, 6, 4), (2, 3, 2, 6), (2, 4, 6, 6), window((2, 1), (1, 2), dilation=(1, 2), groups=2)),
+    ((2, 6, 5, 3), (3, 1, 1, 3), (2, 6, 3, 3), window((1, 2), (2, 0), dilation=(2, 1), groups=3)),
 ]
 POOLS = [
     ((2, 5, 7, 3), window((2, 2), kernel=(2, 2))),  # a row and a column left over
@@ -120,8 +145,13 @@ CASES = [
     Case("subsample_pad", (normal(2, 5, 4, 3),), {"stride": (2, 3), "channels": 7}),
     Case("subsample_pad", (normal(2, 4, 5, 3),), {"stride": (1, 1), "channels": 3}),
     *(Case(n, (distinct(*x),), options) for n in ("max_pool2d", "avg_pool2d") for x, options in POOLS),
-    *(Case("batch_norm", (normal(*s), normal(s[-1]), normal(s[-1])), {"eps": 0.1, "moments": list})
-      for s in ((7, 3), (3, 5, 4, 2), (2, 1, 1, 3))),
+    *(Case("conv2d", (normal(*x), normal(*w), normal(w[3]), normal(*y)), {**options, "relu": relu})
+      for x, w, y, options in FUSED_CONVS for relu in (False, True)),
+    *(Case("batch_norm", (normal(*s), normal(s[-1]), normal(s[-1]), residual), {"eps": 0.1, "relu": relu}, moments)
+      for s in ((7, 3), (3, 5, 4, 2), (2, 1, 1, 3)) for residual in (None, normal(*s)) for relu in (False, True)),
+    *(Case("conv_batch_norm", (normal(*x), normal(*w), normal(w[3]), normal(w[3]), residual),
+           {"eps": 0.1, "relu": relu, "window": tuple(options.values())}, convolved(tuple(options.values())))
+      for x, w, y, options in FUSED_CONVS for residual in (None, normal(*y)) for relu in (False, True)),
     Case("fixed_batch_norm", (normal(3, 5, 4, 2), normal(2), normal(2)),
          {"eps": 0.1, "mean": lambda: np.array([0.3, -2.0]), "var": lambda: np.array([0.5, 3.0])}),
     *(Case("layer_norm", (normal(*s), normal(*of), normal(*of)), {"eps": 0.1})
@@ -133,7 +163,9 @@ CASES = [
       for x in ((3, 5), (5,), (2, 3, 5)) for bias in (normal(4), None)),
 ]  # fmt: skip
 IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
-WITH_KERNELS = {"relu", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "cross_entropy"}
+WITH_KERNELS = {
+    "relu", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "conv_batch_norm", "fixed_batch_norm", "cross_entropy"
+}  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=IDS)
 each_case_and_kernel = pytest.mark.parametrize(
     ("case", "kernels"),
@@ -166,7 +198,7 @@ def direct(case, arrays, wanted=None):
     """The Function itself, without the walk around it: (output, function from the upstream gradient to a tuple)."""
     function = OPERATIONS[case.name]
     ctx = Node(function, tuple(a is not None for a in arrays) if wanted is None else wanted)
-    y = np.asarray(function.forward(ctx, *arrays, **case.fresh_options()))
+    y = np.asarray(function.forward(ctx, *arrays, **case.fresh_options(arrays)))
 
     def backward(dy):
         grads = function.backward(ctx, dy)

@@ -45,16 +45,19 @@ def floating(x: Any, caller: str) -> Tensor:
 
 
 def window_fits(caller: str, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair,
-                dilation: Pair = (1, 1)) -> None:  # fmt: skip
-    """Raise ShapeError if the window has no place at all in the padded picture."""
+                dilation: Pair = (1, 1)) -> Pair:  # fmt: skip
+    """How many rows and columns the window gives; ShapeError if it has no place at all in the padded picture."""
+    positions = []
     for axis, what in enumerate(("rows", "columns")):
         size, window = x_shape[1 + axis], extent(kernel[axis], dilation[axis])
-        if output_size(size, kernel[axis], stride[axis], padding[axis], dilation[axis]) < 1:
-            sizes = kernel[axis], stride[axis], padding[axis], dilation[axis]
+        sizes = kernel[axis], stride[axis], padding[axis], dilation[axis]
+        positions.append(output_size(size, *sizes))
+        if positions[-1] < 1:
             raise ShapeError(
                 f"{caller}: a window of {window} {what} does not fit a picture of {size} {what} with padding "
                 f"{padding[axis]}: {arithmetic(size, *sizes)} {what}. Use a smaller window or more padding."
             )
+    return positions[0], positions[1]
 
 
 def same_dtype(caller: str, **tensors: Tensor | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ShapeError
 from ..ops.conv import Conv2d, SubsamplePad
 from ..ops.pool import AvgPool2d, MaxPool2d
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, later
 from .array import pad
 from .checks import Size, floating, pair, pictures, same_dtype, window_fits
 
@@ -49,9 +49,10 @@ def conv2d(
         )
     if b is not None and b.shape != (out_channels,):
         raise ShapeError(f"conv2d: the bias has shape {b.shape} but w {w.shape} makes {out_channels} channels.")
-    window_fits("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    rows, columns = window_fits("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
     same_dtype("conv2d", x=x, w=w, b=b)
-    return Conv2d.apply(x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return later(Conv2d, (x, w, b, None), options, (x.shape[0], rows, columns, out_channels))
 
 
 def max_pool2d(x: Any, kernel: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:

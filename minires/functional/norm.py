@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..backend import default_generator
 from ..errors import ArgumentError, ShapeError
 from ..ops.activation import Dropout
 from ..ops.loss import Linear
-from ..ops.norm import BatchNorm, FixedBatchNorm, LayerNorm
-from ..tensor import Tensor, as_tensor, no_grad
+from ..ops.norm import (
+    BatchNorm,
+    FixedBatchNorm,
+    LayerNorm,
+    due_convolution,
+    with_batch_norm,
+    with_fixed_batch_norm,
+)
+from ..tensor import Tensor, as_tensor, is_grad_enabled, later
 from .checks import channels_match, floating, probability, same_dtype
 
 
@@ -74,22 +82,25 @@ def batch_norm(
     if not training:
         if running is None:
             raise ShapeError("batch_norm: evaluation needs running_mean and running_var, got None. Pass training=True.")
-        running_mean, running_var = running
-        return FixedBatchNorm.apply(x, gamma, beta, mean=running_mean.data, var=running_var.data, eps=eps)
+        mean, var = (r.data for r in running)
+        if due_convolution(x) and not is_grad_enabled():
+            return with_fixed_batch_norm(x, gamma.data, beta.data, mean, var, eps)
+        return FixedBatchNorm.apply(x, gamma, beta, mean=mean, var=var, eps=eps)
     count = x.size // max(1, x.shape[-1])
     if count < 2:
         raise ShapeError(
             f"batch_norm: training needs at least two values for each channel to have a variance, but x {x.shape} has "
             f"{count}. Use a larger batch, or model.eval()."
         )
-    moments: list[Any] = []
-    y = BatchNorm.apply(x, gamma, beta, eps=eps, moments=moments)
+    if due_convolution(x):
+        y, mean, var = with_batch_norm(x, gamma, beta, eps)
+    else:
+        mean, var = kernels.active().moments(x.data)
+        y = later(BatchNorm, (x, gamma, beta, None), {"mean": mean, "var": var, "eps": eps}, x.shape)
     if running is not None:
         running_mean, running_var = running
-        mean, var = moments
-        with no_grad():
-            running_mean += momentum * (mean - running_mean.data)
-            running_var += momentum * (var * (count / (count - 1)) - running_var.data)
+        running_mean.data += momentum * (mean - running_mean.data)
+        running_var.data += momentum * (var * (count / (count - 1)) - running_var.data)
     return y
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..backend import asnumpy
 from ..errors import ArgumentError
 from ..nn import Module
-from ..tensor import Tensor, enable_grad, no_grad
+from ..tensor import Tensor, enable_grad, no_fusion, no_grad
 from .numeric import STEP, Probe
 from .report import InputReport, Report
 
@@ -71,7 +71,7 @@ def gradcheck(
         raise ArgumentError(f"gradcheck {name}: max_entries must be at least 1, got {max_entries}.")
 
     before = {n: t.numpy().copy() for n, t in tensors.items()}
-    with enable_grad():
+    with enable_grad(), no_fusion():
         output = fn(**call)
     if not isinstance(output, Tensor) or not output.requires_grad:
         raise ArgumentError(
@@ -86,7 +86,7 @@ def gradcheck(
     analytic = {n: t.grad for n, t in tensors.items()}
 
     def forward() -> np.ndarray:
-        with no_grad():
+        with no_grad(), no_fusion():
             return asnumpy(fn(**call).data).copy()  # a view would change with the input it is measured against
 
     value = output.numpy().copy()

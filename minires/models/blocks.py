@@ -7,7 +7,7 @@ import numpy as np
 from .. import functional as F
 from ..errors import ArgumentError
 from ..nn import BatchNorm2d, Conv2d, Module
-from ..tensor import Tensor
+from ..tensor import Tensor, fused
 
 
 class IdentityShortcut(Module):
@@ -90,6 +90,7 @@ class BasicBlock(Module):
         """The batch norm before the addition; its gamma scales the whole branch."""
         return self.bn2
 
+    @fused
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C_in) -> (N, H / stride, W / stride, channels)."""
         h = F.relu(self.bn1(self.conv1(x)))
@@ -132,6 +133,7 @@ class Bottleneck(Module):
         """The batch norm before the addition; its gamma scales the whole branch."""
         return self.bn3
 
+    @fused
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C_in) -> (N, H / stride, W / stride, 4 channels)."""
         h = F.relu(self.bn1(self.conv1(x)))

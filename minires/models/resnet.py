@@ -11,7 +11,7 @@ import numpy as np
 from .. import functional as F
 from ..errors import ArgumentError
 from ..nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
-from ..tensor import Tensor
+from ..tensor import Tensor, fused
 from .blocks import BasicBlock, Bottleneck, check_stride_in, make_shortcut
 
 # depth: blocks in each of the four stages, kind of block (table 1 of the paper)
@@ -90,6 +90,7 @@ class ResNet(Module):
         """All blocks, first to last."""
         return [block for stage in range(1, self.stages + 1) for block in getattr(self, f"stage{stage}")]
 
+    @fused
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (N, H, W, C) -> logits (N, classes)."""
         x = F.relu(self.bn(self.conv(x)))

@@ -8,29 +8,29 @@ from ..tensor import Function
 
 
 class Conv2d(Function, operator="conv2d"):
-    """y = x * w + b, x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None.
+    """y = x * w + b, x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None; fused, relu(x * w + b + residual).
 
     A convolution is linear in x and in w, so each gradient is the adjoint of the same sum: dx scatters dy through the
     weights, dw correlates x with dy, db sums dy over images and pixels.
     """
 
     @staticmethod
-    def forward(ctx, x, w, b, *, stride, padding, dilation, groups):
+    def forward(ctx, x, w, b, residual=None, *, stride, padding, dilation, groups, relu=False):
         ctx.window = stride, padding, dilation, groups
         ctx.shapes = x.shape, w.shape
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w if ctx.needs_input_grad[0] else None)
-        return kernels.active().conv2d(x, w, b, *ctx.window)
+        y = kernels.active().conv2d(x, w, b, *ctx.window, residual, relu)
+        wants_x, wants_w = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if wants_w else None, w if wants_x else None, y if relu else None)
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, w = ctx.saved
+        x, w, y = ctx.saved
         kernel = kernels.active()
-        x_shape, w_shape = ctx.shapes
-        wants_x, wants_w, wants_b = ctx.needs_input_grad
-        dx = kernel.conv2d_dx(dy, w, x_shape, *ctx.window) if wants_x else None
-        dw = kernel.conv2d_dw(dy, x, w_shape, *ctx.window) if wants_w else None
-        db = kernel.channel_sum(dy) if wants_b else None
-        return dx, dw, db
+        dy = dy if y is None else kernel.relu_dx(dy, y)
+        dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window)
+        db = kernel.channel_sum(dy) if ctx.needs_input_grad[2] else None
+        return (dx, dw, db, dy)[: len(ctx.needs_input_grad)]
 
 
 class SubsamplePad(Function, operator="subsample_pad"):

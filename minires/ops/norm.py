@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import kernels
-from ..backend import array_module
-from ..tensor import Function
+from ..backend import Array, array_module
+from ..tensor import Function, Pending, Tensor
+from .conv import Conv2d
 
 
 class BatchNorm(Function, operator="batch_norm"):
-    """y = gamma * xhat + beta,  xhat = (x - mean) / sqrt(var + eps), moments over all axes but the last.
+    """y = gamma * xhat + beta,  xhat = (x - mean) / sqrt(var + eps), mean and var of x over all axes but the last.
 
     Ioffe and Szegedy 2015, section 3.  With m values in each channel, differentiating through the mean and the
     variance gives
@@ -16,20 +19,71 @@ class BatchNorm(Function, operator="batch_norm"):
         dx = gamma / std * (dy - mean(dy) - xhat * mean(dy * xhat))
 
     The two means are the parts of dy that moving the batch's mean and its variance would undo.  Keeps x and computes
-    xhat again: one array instead of two.
+    xhat again: one array instead of two.  In a `fused` function y = relu(gamma * xhat + beta + residual), and dy is
+    masked first; after a convolution `ConvBatchNorm` takes its place.
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, *, eps, moments):
-        y, mean, var = kernels.active().batch_norm(x, gamma, beta, eps)
-        moments += mean, var  # for the running statistics
+    def forward(ctx, x, gamma, beta, residual=None, *, mean, var, eps, relu=False):
+        y = kernels.active().batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
         ctx.eps = eps
-        ctx.save_for_backward(x, gamma, mean, var)
+        ctx.save_for_backward(y if relu else None, x, gamma, mean, var)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        return kernels.active().batch_norm_backward(dy, *ctx.saved, ctx.eps)
+        return kernels.active().batch_norm_backward(dy, *ctx.saved, ctx.eps)[: len(ctx.needs_input_grad)]
+
+
+class ConvBatchNorm(Function, operator="conv_batch_norm"):
+    """y = relu(batch_norm(z) + residual) with z = x * w: `Conv2d` and `BatchNorm` in one, for a `fused` function.
+
+    z, its mean and its variance are computed before, by `with_batch_norm`.  The gradient of z, which only the
+    convolution's backward needs, is never stored.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w, gamma, beta, residual=None, *, window, z, mean, var, eps, relu=False):
+        ctx.window, ctx.eps, ctx.shapes = window, eps, (x.shape, w.shape)
+        y = kernels.active().batch_norm(z, gamma, beta, mean, var, eps, residual, relu)
+        wants_x, wants_w = ctx.needs_input_grad[:2]
+        norm = y if relu else None, z, gamma, mean, var
+        ctx.save_for_backward(*norm, x if wants_w else None, w if wants_x else None)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        *norm, x, w = ctx.saved
+        wants = ctx.needs_input_grad
+        return kernels.active().conv2d_norm_backward(
+            dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1]
+        )[: len(wants)]
+
+
+def due_convolution(x: Tensor) -> bool:
+    """Whether x is a convolution without a bias or an addition that has not been computed yet."""
+    return isinstance(x, Pending) and x.due and x.function is Conv2d and x.inputs[2] is x.inputs[3] is None
+
+
+def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Array, Array]:
+    """A convolution that is due and the batch norm after it as one, and the mean and variance between them."""
+    pictures, w, _, _ = x.inputs
+    window = tuple(x.options.values())
+    z, mean, var = kernels.active().conv2d_moments(pictures.data, w.data, None, *window)
+    options = {"window": window, "z": z, "mean": mean, "var": var, "eps": eps}
+    return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options), mean, var
+
+
+def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Tensor:
+    """A convolution that is due with the batch norm after it, in evaluation, folded into its weights.
+
+    gamma (w * x - mean) / std + beta is the convolution with the weights w gamma / std and the bias
+    beta - mean gamma / std.
+    """
+    pictures, w, _, _ = x.inputs
+    scale = (gamma / array_module(gamma).sqrt(var + eps)).astype(w.dtype)
+    inputs = pictures, Tensor(w.data * scale), Tensor((beta - mean * scale).astype(w.dtype)), None
+    return x.take_in(Conv2d, inputs, x.options)
 
 
 class FixedBatchNorm(Function, operator="fixed_batch_norm"):
@@ -37,14 +91,15 @@ class FixedBatchNorm(Function, operator="fixed_batch_norm"):
 
     @staticmethod
     def forward(ctx, x, gamma, beta, *, mean, var, eps):
-        inverse = (1 / array_module(x).sqrt(var + eps)).astype(x.dtype)
-        mean = mean.astype(x.dtype)  # a copy: the running mean goes on changing
-        ctx.save_for_backward(x, gamma, mean, inverse)
-        return (x - mean) * (gamma * inverse) + beta
+        mean, var = mean.astype(x.dtype), var.astype(x.dtype)  # copies: the running statistics go on changing
+        ctx.eps = eps
+        ctx.save_for_backward(x, gamma, mean, var)
+        return kernels.active().batch_norm(x, gamma, beta, mean, var, eps)
 
     @staticmethod
     def backward(ctx, dy):
-        x, gamma, mean, inverse = ctx.saved
+        x, gamma, mean, var = ctx.saved
+        inverse = 1 / array_module(x).sqrt(var + x.dtype.type(ctx.eps))
         dx = dy * (gamma * inverse) if ctx.needs_input_grad[0] else None
         axes = tuple(range(dy.ndim - 1))
         return dx, (dy * (x - mean)).sum(axes) * inverse, dy.sum(axes)

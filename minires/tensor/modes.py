@@ -1,4 +1,7 @@
-"""Switches that change how operations are recorded: no_grad, enable_grad, detect_anomaly.  One set for each thread."""
+"""Switches that change how operations are recorded and computed: no_grad, enable_grad, detect_anomaly, no_fusion.
+
+One set for each thread.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 class _Modes(threading.local):
     grad_enabled = True
     anomaly = False
+    may_fuse = True
+    fusing = False  # inside a function decorated with `fused`
 
 
 modes = _Modes()
@@ -74,6 +79,12 @@ class detect_anomaly(_Switch):
     """
 
     attribute, value = "anomaly", True
+
+
+class no_fusion(_Switch):
+    """Compute every operation by itself and at once, as it is defined, also in functions decorated with `fused`."""
+
+    attribute, value = "may_fuse", False
 
 
 def is_grad_enabled() -> bool:

@@ -14,31 +14,44 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..window import Pair, output_size, taps
+from . import norm, pointwise
 
 
-def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O)."""
+def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
+    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
     height, width = (output_size(x.shape[1 + a], w.shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
     y = np.zeros((x.shape[0], height, width, w.shape[3]), x.dtype)
     for at_y, at_x, at_w in _products(y.shape, x.shape, w.shape, stride, padding, dilation, groups):
         y[at_y] += x[at_x] * w[at_w]
-    return y if b is None else y + b
+    if b is not None:
+        y += b
+    if residual is not None:
+        y += residual
+    return pointwise.relu(y) if relu else y
 
 
-def conv2d_dx(dy, w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    """dy (N, OH, OW, O), w (KH, KW, C/groups, O) -> dx of ``x_shape``."""
-    dx = np.zeros(x_shape, dy.dtype)
-    for at_y, at_x, at_w in _products(dy.shape, x_shape, w.shape, stride, padding, dilation, groups):
-        dx[at_x] += dy[at_y] * w[at_w]
-    return dx
+def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+    """`conv2d`, and the mean and biased variance of each channel of its result."""
+    y = conv2d(x, w, b, stride, padding, dilation, groups)
+    return y, *norm.moments(y)
 
 
-def conv2d_dw(dy, x, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    """dy (N, OH, OW, O), x (N, H, W, C) -> dw of ``w_shape``."""
-    dw = np.zeros(w_shape, dy.dtype)
-    for at_y, at_x, at_w in _products(dy.shape, x.shape, w_shape, stride, padding, dilation, groups):
-        dw[at_w] += dy[at_y] * x[at_x]
-    return dw
+def conv2d_backward(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+    """dy (N, OH, OW, O) -> dx if w is given, dw if x is given; None in place of the other."""
+    dx, dw = None if w is None else np.zeros(x_shape, dy.dtype), None if x is None else np.zeros(w_shape, dy.dtype)
+    for at_y, at_x, at_w in _products(dy.shape, x_shape, w_shape, stride, padding, dilation, groups):
+        if dx is not None:
+            dx[at_x] += dy[at_y] * w[at_w]
+        if dw is not None:
+            dw[at_w] += dy[at_y] * x[at_x]
+    return dx, dw
+
+
+def conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, *window, residual: bool):
+    """The two backward passes of relu(batch_norm(z) + residual), z = conv2d(x, w): dx, dw, dgamma, dbeta, dresidual."""
+    dz, dgamma, dbeta, dresidual = norm.batch_norm_backward(dy, y, z, gamma, mean, var, eps)
+    dx, dw = conv2d_backward(dz, x, w, x_shape, w_shape, *window)
+    return dx, dw, dgamma, dbeta, dresidual if residual else None
 
 
 def channel_sum(x):

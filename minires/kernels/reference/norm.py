@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import pointwise
 
-def batch_norm(x, gamma, beta, eps):
-    """x (..., C), gamma and beta (C,) -> y, and the mean and biased variance (C,) over all other axes."""
-    y, mean, var = np.empty_like(x), np.empty_like(gamma), np.empty_like(gamma)
+
+def moments(x):
+    """x (..., C) -> the mean and biased variance (C,) over all other axes."""
+    mean, var = np.empty((2, x.shape[-1]), x.dtype)
     for c in range(x.shape[-1]):
         values = x[..., c]
         mean[c] = values.sum() / values.size
         var[c] = ((values - mean[c]) ** 2).sum() / values.size
-        y[..., c] = gamma[c] * (values - mean[c]) / np.sqrt(var[c] + eps) + beta[c]
-    return y, mean, var
+    return mean, var
 
 
-def batch_norm_backward(dy, x, gamma, mean, var, eps):
-    """dx, dgamma and dbeta by the chain rule through every intermediate, in the paper's own steps and names."""
+def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
+    """x (..., C) -> gamma (x - mean) / std + beta, plus ``residual`` of the same shape if given, then ReLU if asked."""
+    y = np.empty_like(x)
+    for c in range(x.shape[-1]):
+        y[..., c] = gamma[c] * (x[..., c] - mean[c]) / np.sqrt(var[c] + eps) + beta[c]
+    if residual is not None:
+        y = y + residual
+    return pointwise.relu(y) if relu else y
+
+
+def batch_norm_backward(dy, y, x, gamma, mean, var, eps):
+    """dx, dgamma and dbeta by the chain rule through every intermediate, in the paper's own steps and names.
+
+    ``y`` is the output where a ReLU followed, else None.  Also returns the gradient of the residual.
+    """
+    if y is not None:
+        dy = pointwise.relu_dx(dy, y)
     dx, dgamma, dbeta = np.empty_like(x), np.empty_like(gamma), np.empty_like(gamma)
     for c in range(x.shape[-1]):
         values, upstream = x[..., c], dy[..., c]
@@ -30,4 +46,4 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps):
         dx[..., c] = dxhat / std + dvar * 2 * centred / m + dmean / m
         dgamma[c] = (upstream * centred).sum() / std
         dbeta[c] = upstream.sum()
-    return dx, dgamma, dbeta
+    return dx, dgamma, dbeta, dy

@@ -1,0 +1,217 @@
+"""Convolution by im2col: every window unrolled into a row, so that one matrix product does the work.
+
+The columns of a whole batch are nine times the picture and fall out of every cache; those of a few images do not.  So
+all passes go through the batch a tile at a time.  Any kernel, stride, padding, dilation and groups.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import gcd, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...backend import empty, in_pieces
+from ..window import Pair, extent
+from .tiles import Finish, Tile, fill, tiles
+
+# columns of one tile: they stay in the second-level cache between being written and being multiplied
+_TILE_BYTES = 1 << 20
+_LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
+
+
+def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread, in order."""
+    stride, padding, dilation, groups = window
+    y = empty(y_shape, x.dtype)
+    weights = _weights_by_group(w, groups)
+    parts = tiles(len(y), y_shape[1], _bytes_per_row(y_shape, w.shape, groups, x.dtype), _TILE_BYTES)
+
+    def work(part: range) -> Any:
+        done = finish and finish()
+        for tile in parts[part.start : part.stop]:
+            rows = y[tile]
+            seen = _seen(x, tile, w.shape[:2], y_shape[2], stride, padding, dilation)
+            columns = im2col(seen, w.shape[:2], rows.shape[1:3], stride, dilation, groups)
+            np.matmul(columns, weights, out=_pixels_by_group(rows, groups))
+            if done is not None:
+                done(rows, tile)
+        return done
+
+    return y, in_pieces(work, len(parts), _least(parts, y_shape, w.shape))
+
+
+def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """dx if w is given and dw if x is; dy (N, OH, OW, O) may be a `NormGradient`.
+
+    dw is the product of the columns of x with dy.  dx gathers as the forward pass does, see `_Blocks`.
+    """
+    stride, padding, dilation, groups = window
+    kernel, per_group, n_out = w_shape[:2], w_shape[2], w_shape[3]
+    dx: Any = None if w is None else empty(x_shape, dy.dtype)
+    blocks = None if w is None else _Blocks(w, x_shape, stride, padding, dilation, groups)
+    row = _bytes_per_row(dy.shape, w_shape, groups, dy.dtype)
+    parts = [Tile(t.images, slice(0, dy.shape[1])) for t in tiles(dy.shape[0], 1, dy.shape[1] * row, _TILE_BYTES)]
+
+    def work(part: range) -> np.ndarray:
+        total = np.zeros((groups, kernel[0] * kernel[1] * per_group, n_out // groups), dy.dtype)
+        for tile in parts[part.start : part.stop]:
+            upstream = empty((*tile.shape, *dy.shape[2:]), dy.dtype)
+            fill(dy, upstream, *tile)
+            if blocks is not None:
+                blocks.write(dx[tile.images], upstream)
+            if x is not None:
+                seen = _seen(x, tile, kernel, dy.shape[2], stride, padding, dilation)
+                columns = im2col(seen, kernel, upstream.shape[1:3], stride, dilation, groups)
+                total += columns.swapaxes(1, 2) @ _pixels_by_group(upstream, groups)
+        return total
+
+    totals = in_pieces(work, len(parts), _least(parts, dy.shape, w_shape))
+    if x is None:
+        return dx, None
+    dw = sum(totals[1:], totals[0]).reshape(groups, *kernel, per_group, n_out // groups)
+    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape)
+
+
+class _Blocks:
+    """dx of a convolution with stride s, as an ordinary convolution of dy whose pixels are blocks of s x s of dx's.
+
+    Tap u of window i sees pixel i s - p + u d.  So pixel s t + a receives from the windows t + (a + p - u d) / s, for
+    the taps u that make this a whole number: the same windows around t for every block t.  With the filters sorted
+    accordingly, zeros where a pixel of the block is not reached, one product gives all pixels of a block (Shi et al.
+    2016 call it a sub-pixel convolution).  For s = 1 it is the convolution with the filters turned around.
+    """
+
+    def __init__(self, w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> None:
+        self.stride, self.groups = stride, groups
+        self.rows, self.columns = (_reached(*sizes) for sizes in zip(
+            x_shape[1:3], w.shape[:2], stride, padding, dilation, strict=True))  # fmt: skip
+        kh, kw, per_group, out = w.shape
+        by_group = w.reshape(kh, kw, per_group, groups, out // groups).transpose(0, 1, 3, 4, 2)
+        block = len(self.rows.reach), len(self.columns.reach)
+        filters = np.zeros((groups, self.rows.taps, self.columns.taps, out // groups, *block, per_group), w.dtype)
+        for i, above in enumerate(self.rows.reach.values()):
+            for j, beside in enumerate(self.columns.reach.values()):
+                for (k, u), (m, v) in product(above, beside):
+                    filters[:, k, m, :, i, j] = by_group[u, v]
+        self.block = *block, per_group
+        self.filters = filters.reshape(groups, prod(filters.shape[1:4]), prod(self.block))
+
+    def write(self, dx, dy) -> None:
+        """Write dx of a few images."""
+        rows, columns = self.rows, self.columns
+        areas = [(side.first, side.blocks + side.step * (side.taps - 1)) for side in (rows, columns)]
+        counts = rows.blocks, columns.blocks
+        unrolled = im2col(_cropped(dy, *areas), (rows.taps, columns.taps), counts, (1, 1), (rows.step, columns.step),
+                          self.groups)  # fmt: skip
+        blocks = empty((self.groups, len(dx), *counts, *self.block), dx.dtype)
+        np.matmul(unrolled, self.filters, out=blocks.reshape(self.groups, len(dx) * prod(counts), prod(self.block)))
+        blocks = np.moveaxis(blocks, 0, -2)  # (n, rows, columns, block's rows, block's columns, groups, C/groups)
+
+        n, height, width, channels = dx.shape
+        (s, t), pixels = self.stride, dx.reshape(n, height, width, self.groups, channels // self.groups)
+        if len(rows.reach) < min(s, height) or len(columns.reach) < min(t, width):
+            dx[...] = 0  # some pixels are seen by no window
+        for i, a in enumerate(rows.reach):
+            if len(columns.reach) == t and width % t == 0:  # whole rows at once, in longer runs
+                target = pixels[:, a::s]
+                target = target.reshape(n, target.shape[1], width // t, t, *target.shape[3:])
+                target[...] = blocks[:, : target.shape[1], :, i]
+                continue
+            for j, b in enumerate(columns.reach):
+                target = pixels[:, a::s, b::t]
+                target[...] = blocks[:, : target.shape[1], : target.shape[2], i, j]
+
+
+class _Side(NamedTuple):
+    """How dy reaches the blocks of dx along one axis."""
+
+    blocks: int
+    first: int  # the window, perhaps one that does not exist, that the first tap of the first block belongs to
+    step: int  # from the window of one tap to that of the next
+    taps: int
+    reach: dict[int, list[tuple[int, int]]]  # for each pixel of a block that is reached: tap here, tap of the filter
+
+
+def _reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> _Side:
+    windows = {
+        a: [
+            ((a + padding - u * dilation) // stride, u)
+            for u in range(kernel)
+            if (a + padding - u * dilation) % stride == 0
+        ]
+        for a in range(min(stride, size))
+    }
+    offsets = sorted({i for pairs in windows.values() for i, _ in pairs}) or [0]
+    step = gcd(*(i - offsets[0] for i in offsets)) or 1
+    reach = {a: [((i - offsets[0]) // step, u) for i, u in pairs] for a, pairs in windows.items() if pairs}
+    return _Side(-(-size // stride), offsets[0], step, (offsets[-1] - offsets[0]) // step + 1, reach)
+
+
+def im2col(x, kernel: Pair, positions: Pair, stride: Pair, dilation: Pair, groups: int):
+    """x (n, H, W, C), padded -> (groups, n * OH * OW, KH * KW * C/groups): each row is what one window sees."""
+    n, _, _, channels = x.shape
+    sn, sh, sw, sc = x.strides
+    windows = np.lib.stride_tricks.as_strided(  # a view: no copy yet
+        x,
+        (groups, n, *positions, *kernel, channels // groups),
+        (sc * (channels // groups), sn, sh * stride[0], sw * stride[1], sh * dilation[0], sw * dilation[1], sc),
+        writeable=False,
+    )
+    rows = groups, n * positions[0] * positions[1], kernel[0] * kernel[1] * (channels // groups)
+    if kernel == (1, 1) and stride == (1, 1) and x.flags.c_contiguous:
+        return windows.reshape(rows)  # nothing to unroll
+    columns = empty(windows.shape, x.dtype)
+    columns[...] = windows
+    return columns.reshape(rows)
+
+
+def _seen(x, tile: Tile, kernel: Pair, columns: int, stride: Pair, padding: Pair, dilation: Pair) -> np.ndarray:
+    """The pixels that the windows of a tile see, padding included."""
+    first = tile.rows.start * stride[0] - padding[0]
+    sizes = tile.shape[1], columns
+    rows, wide = ((n - 1) * s + extent(k, d) for n, s, k, d in zip(sizes, stride, kernel, dilation, strict=True))
+    return _cropped(x[tile.images], (first, rows), (-padding[1], wide))
+
+
+def _cropped(x, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """So many rows and columns of pictures from a first one on, zeros where they lie outside."""
+    (top, height), (left, width) = rows, columns
+    inside = [(max(0, first), min(size, first + count)) for first, count, size in
+              ((top, height, x.shape[1]), (left, width, x.shape[2]))]  # fmt: skip
+    (a, b), (c, d) = inside
+    if (b - a, d - c) == (height, width):
+        return x[:, a:b, c:d]
+    result = empty((len(x), height, width, x.shape[3]), x.dtype)
+    b, d = max(a, b), max(c, d)
+    target = result[:, a - top : b - top, c - left : d - left]
+    if target.size < result.size // 2:
+        result[...] = 0
+    else:
+        result[:, : a - top], result[:, b - top :] = 0, 0
+        result[:, :, : c - left], result[:, :, d - left :] = 0, 0
+    target[...] = x[:, a:b, c:d]
+    return result
+
+
+def _weights_by_group(w, groups: int):
+    """(KH, KW, C/groups, O) -> (groups, KH * KW * C/groups, O/groups)."""
+    return np.moveaxis(w.reshape(-1, groups, w.shape[3] // groups), 1, 0)
+
+
+def _pixels_by_group(y, groups: int):
+    """(n, OH, OW, O) -> a view (groups, n * OH * OW, O/groups) that the matrix product can read and write."""
+    pixels = y.reshape(-1, groups, y.shape[3] // groups)
+    return np.moveaxis(pixels, 1, 0)
+
+
+def _bytes_per_row(y_shape, w_shape, groups: int, dtype) -> int:
+    """Bytes of the columns for one row of y."""
+    return y_shape[2] * w_shape[0] * w_shape[1] * w_shape[2] * groups * dtype.itemsize
+
+
+def _least(parts: list[Tile], y_shape, w_shape) -> int:
+    """How many tiles are worth a thread."""
+    work = float(np.prod(y_shape)) * w_shape[0] * w_shape[1] * w_shape[2]
+    return max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))

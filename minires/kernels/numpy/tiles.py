@@ -1,0 +1,83 @@
+"""How the kernels cut their work: parts small enough for the second-level cache, and long rows for NumPy's loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...backend import get_num_threads
+
+_ROW = 1024  # numbers in a row of `as_rows`: long enough that the loop over it dwarfs what starting it costs
+_CHUNK = 1 << 18  # numbers in a chunk of rows: a few such arrays fit in the second-level cache
+
+
+class Tile(NamedTuple):
+    """Several whole images, or some rows of one."""
+
+    images: slice
+    rows: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many images and how many rows."""
+        return self.images.stop - self.images.start, self.rows.stop - self.rows.start
+
+
+# called once in each thread; what it returns is called with every part of the result that this thread has just
+# computed, and with the tile that it is
+Finish = Callable[[], Callable[[np.ndarray, Tile], Any]]
+
+
+def tiles(images: int, rows: int, bytes_per_row: int, limit: int) -> list[Tile]:
+    """Cut images of so many rows into tiles of at most ``limit`` bytes, one row at least, and a tile for each thread.
+
+    If that takes less than twice as many, all tiles are of one size, so that the threads are done at the same time.
+    """
+    per_image = max(1, rows * bytes_per_row)
+    per_thread = max(1, -(-images // get_num_threads()))
+    most = max(1, min(limit // per_image, per_thread))
+    step = next(s for s in range(most, 0, -1) if per_thread % s == 0)
+    step = step if 2 * step > most else most
+    rows_step = rows if per_image <= limit else max(1, limit // max(1, bytes_per_row))
+    return [
+        Tile(slice(n, min(n + step, images)), slice(r, min(r + rows_step, rows)))
+        for n in range(0, images, step)
+        for r in range(0, rows, rows_step)
+    ]
+
+
+def fill(source, out, images: slice, rows: slice) -> None:
+    """Write these rows of pictures into ``out``: of an array, or of what can compute them."""
+    if isinstance(source, np.ndarray):
+        out[...] = source[images, rows]
+    else:
+        source.fill(out, images, rows)
+
+
+def as_rows(x, length: int = _ROW) -> np.ndarray:
+    """x (..., C) as a matrix of long rows, each of several pixels: a view, or a copy of what is not contiguous.
+
+    NumPy's inner loop runs along the last axis; along 16 channels it would spend its time on starting.
+    """
+    channels = x.shape[-1]
+    pixels = x.size // max(1, channels)
+    together = next((k for k in range(max(1, length // max(1, channels)), 0, -1) if pixels % k == 0), 1)
+    return np.ascontiguousarray(x).reshape(-1, together * channels)
+
+
+def along_rows(per_channel, length: int) -> np.ndarray:
+    """A value for each channel, repeated for the pixels of a row of ``length`` numbers."""
+    return np.tile(per_channel, length // max(1, len(per_channel)))
+
+
+def chunks(part: range, length: int) -> list[slice]:
+    """Cut a range of rows of ``length`` numbers into pieces that stay in the cache."""
+    step = max(1, _CHUNK // max(1, length))
+    return [slice(a, min(a + step, part.stop)) for a in range(part.start, part.stop, step)]
+
+
+def least_rows(length: int) -> int:
+    """How many rows of ``length`` numbers are worth a thread, for a few simple operations on each."""
+    return max(1, _CHUNK // max(1, length))

@@ -1,0 +1,181 @@
+"""Fusion: operations that wait a moment, to be computed in one pass with the ReLU or the addition that follows them.
+
+Inside a function decorated with `fused` a convolution or a batch norm gives a `Pending` tensor.  ``F.relu(h + x)`` then
+finds an operation that is still due and takes itself in.  Whoever looks at a pending tensor in any other way makes it
+compute itself on the spot, and never notices; outside such a function nothing ever waits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError
+from .modes import modes
+from .operators import plain
+from .tensor import Tensor
+
+_FILLED = ("_data", "_node", "_version", "_requires_grad", "_hooks", "grad")
+
+
+class Pending(Tensor):
+    """A tensor whose value is still due.  Its shape and dtype are known; anything else that is asked of it computes it.
+
+    ``function`` takes the arrays ``inputs``, the last of which is None or what is to be added to its result, and the
+    option ``relu``.
+    """
+
+    __slots__ = ("_like", "absorbed", "function", "inputs", "options", "recording", "versions")
+
+    def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
+        self.function, self.inputs, self.options = function, inputs, options
+        self._like = shape, inputs[0].dtype
+        self.recording = modes.grad_enabled
+        self.versions = [(x._version, x._version[0]) for x in inputs if isinstance(x, Tensor)]
+        self.absorbed = False
+
+    def __getattr__(self, name: str) -> Any:  # only called for what is not there yet
+        if name not in _FILLED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.compute()
+        return getattr(self, name)
+
+    @property
+    def due(self) -> bool:
+        """Whether the value has not been computed yet."""
+        return self.inputs is not None
+
+    def compute(self) -> None:
+        """Fill in the value."""
+        if any(version[0] != then for version, then in self.versions):
+            raise GraphError(
+                f"{self.function.__name__}: an input was changed in place before this result of a fused function was "
+                "looked at. Look at it earlier, or turn fusion off with minires.no_fusion()."
+            )
+        before, modes.grad_enabled = modes.grad_enabled, self.recording
+        try:
+            result = apply(self.function, self.inputs, self.options)
+        finally:
+            modes.grad_enabled = before
+        for slot in _FILLED:
+            setattr(self, slot, getattr(result, slot))
+        self.inputs = self.options = None  # type: ignore[assignment]
+
+    # -- what is known without the value ------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self._like[0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype of the elements."""
+        return self._like[1]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._like[0])
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self._like[0])
+
+    @property
+    def like(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype."""
+        return self._like
+
+    # -- what can be taken in -----------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        both = self._plus(other)
+        return super().__add__(other) if both is None else both
+
+    def __radd__(self, other: Any) -> Tensor:
+        both = self._plus(other)
+        return super().__radd__(other) if both is None else both
+
+    def _plus(self, other: Any) -> Pending | None:
+        fits = isinstance(other, Tensor) and (other.shape, other.dtype) == self._like
+        if not (self.due and fits and self.inputs[-1] is None):
+            return None
+        plain(other)  # if that is pending too, it is computed first
+        return self.take_in(self.function, (*self.inputs[:-1], other), self.options)
+
+    def relu(self) -> Tensor:
+        """max(x, 0), in the same pass."""
+        if not self.due:
+            return super().relu()
+        both = self.take_in(self.function, self.inputs, {**self.options, "relu": True})
+        both.compute()
+        return both
+
+    def take_in(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Pending:
+        """What is due and the operation after it, as one."""
+        both = Pending(function, inputs, options, self.shape)
+        both.recording = self.recording
+        self.absorbed = True
+        return both
+
+    # -- what a result that was taken in does not have ----------------------------------------------------------------
+
+    def retain_grad(self) -> None:
+        """As for every tensor, if asked before the next operation took this one in."""
+        self._must_be_in_the_graph("retain_grad")
+        super().retain_grad()
+
+    def register_hook(self, hook: Callable) -> Callable[[], None]:
+        """As for every tensor, if asked before the next operation took this one in."""
+        self._must_be_in_the_graph("register_hook")
+        return super().register_hook(hook)
+
+    def _must_be_in_the_graph(self, caller: str) -> None:
+        if self.absorbed:
+            raise GraphError(
+                f"{caller}: this {self.function.__name__} was computed in one pass with the operation after it, so no "
+                "gradient arrives here. Ask before that operation, or turn fusion off with minires.no_fusion()."
+            )
+
+
+def later(function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """``function.apply(*inputs, **options)``: now, or in a `fused` function when its result, of ``shape``, is used."""
+    if modes.fusing and not modes.anomaly:
+        return Pending(function, inputs, options, shape)
+    return apply(function, inputs, options)
+
+
+def apply(function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """``function.apply`` without the last input if there is nothing to add: the plain operation, as it is defined."""
+    return function.apply(*(inputs if inputs[-1] is not None else inputs[:-1]), **options)
+
+
+def fused(function: Callable) -> Callable:
+    """Decorate a ``forward``: a convolution, batch norm, addition and ReLU in it that follow each other are one pass.
+
+    The results are those of the plain operations but for rounding.  While training, the statistics of a batch norm are
+    gathered as the convolution before it goes along, and the ReLU's and the addition's passes over memory are saved,
+    both ways.  Without recording (`no_grad`) a batch norm in evaluation is folded into the convolution's weights.
+
+    A gradient of a result in between exists only if it was asked for (``retain_grad``, ``register_hook``) as soon as
+    that result was there.  `no_fusion` turns all this off; so does `detect_anomaly`.
+    """
+
+    @functools.wraps(function)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        before, modes.fusing = modes.fusing, modes.may_fuse
+        try:
+            output = function(*args, **kwargs)
+        finally:
+            modes.fusing = before
+        if isinstance(output, Pending) and not before:
+            plain(output)  # nothing waits outside
+        return output
+
+    return inside
