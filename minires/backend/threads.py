@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import threadpoolctl
@@ -69,7 +68,7 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> li
         least: fewer items than this are not worth a thread.
     """
     number = min(get_num_threads(), count // max(1, least))
-    with _blas.one_thread():
+    with _blas:
         if number <= 1 or _inside.work:
             return [work(range(count))]
         parts = [range(i * count // number, (i + 1) * count // number) for i in range(number)]
@@ -113,7 +112,7 @@ def _executor(number: int) -> ThreadPoolExecutor:
 
 
 class _Blas:
-    """The BLAS libraries of this process, and how many parts of the program have asked them for one thread."""
+    """The BLAS libraries of this process, held to one thread inside a ``with`` block, in whatever thread that is."""
 
     def __init__(self) -> None:
         controllers = threadpoolctl.ThreadpoolController().lib_controllers
@@ -129,22 +128,20 @@ class _Blas:
             self._users = 0
             self._restore()
 
-    @contextmanager
-    def one_thread(self) -> Iterator[None]:
-        """One thread for BLAS until the last of those who asked has left; then the number that was set before."""
+    def __enter__(self) -> None:
+        """One thread for BLAS, until the last of those who asked has left; then the number that was set before."""
         with self._lock:
             self._users += 1
             if self._users == 1:
                 self._before = [library.get_num_threads() for library in self.libraries]
                 for library in self.libraries:
                     library.set_num_threads(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._restore()
+
+    def __exit__(self, *exception: Any) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._restore()
 
     def _restore(self) -> None:
         for library, number in zip(self.libraries, self._before, strict=True):

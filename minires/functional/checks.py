@@ -62,7 +62,7 @@ def window_fits(caller: str, x_shape: tuple[int, ...], kernel: Pair, stride: Pai
 
 def same_dtype(caller: str, **tensors: Tensor | None) -> None:
     """Raise ArgumentError unless all are of one dtype."""
-    dtypes = {name: str(t.dtype) for name, t in tensors.items() if t is not None}
+    dtypes = {name: t.dtype for name, t in tensors.items() if t is not None}
     if len(set(dtypes.values())) > 1:
         raise ArgumentError(
             f"{caller}: all arguments must have one dtype, got {', '.join(f'{n} {d}' for n, d in dtypes.items())}. "

@@ -2,13 +2,16 @@
 
 Every set has the same functions with the same arguments:
 
-    relu(x), relu_dx(dy, y)
-    conv2d(x, w, b, stride, padding, dilation, groups)
-    conv2d_dx(dy, w, x_shape, ...), conv2d_dw(dy, x, w_shape, ...), channel_sum(x)
+    relu(x), relu_dx(dy, y), add(a, b)
+    conv2d(x, w, b, stride, padding, dilation, groups, residual, relu), conv2d_moments(...) -> y, mean, var
+    conv2d_backward(dy, x, w, x_shape, w_shape, ...) -> dx, dw;  channel_sum(x)
     max_pool2d(x, kernel, stride, padding) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)
     avg_pool2d(x, kernel, stride, padding);  avg_pool2d_dx(dy, x_shape, ...)
-    batch_norm(x, gamma, beta, eps) -> y, mean, var;  batch_norm_backward(dy, x, gamma, mean, var, eps)
+    moments(x) -> mean, var;  batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
+    batch_norm_backward(dy, y, x, gamma, mean, var, eps) -> dx, dgamma, dbeta, dresidual
+    conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, ..., residual=)
     cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
+    sgd(value, grad, velocity, lr, momentum, weight_decay, nesterov), in place
 
 ``reference`` is the definition, in loops to be read; ``numpy`` is fast.  Tests hold them equal.
 """

@@ -7,12 +7,33 @@ from math import prod
 from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Function
-from .broadcast import floating, normalise_axes
+from .broadcast import floating, normalise_axes, spread
 
 
 def _expanded(array, axes):
     """Put axes of length 1 back where they were reduced away."""
-    return array_module(array).expand_dims(array, axes) if axes else array
+    shape = list(array.shape)
+    for a in axes:
+        shape.insert(a, 1)
+    return array.reshape(shape)
+
+
+def _sum(x, axes, keepdims):
+    """The sum over these axes, one after the other where the last axis stays.
+
+    All at once NumPy adds a pixel's channels at a time; the first of several axes is added in rows of pixels, and the
+    others of what is left: 0.24 ms against 1.9 over the pixels of (128, 32, 32, 16).
+    """
+    if not axes or axes[-1] == x.ndim - 1:
+        return x.sum(axes, keepdims=keepdims)
+    for a in axes:
+        x = x.sum(a, keepdims=True)
+    return x if keepdims else x.squeeze(axes)
+
+
+def _spread(dy, ctx):
+    """Give every element that was reduced the gradient of what it was reduced to."""
+    return spread(_expanded(dy, ctx.expand) if dy.ndim else dy, ctx.shape)
 
 
 class Sum(Function, operator="sum"):
@@ -22,11 +43,11 @@ class Sum(Function, operator="sum"):
     def forward(ctx, x, *, axis, keepdims):
         ctx.axes, ctx.shape = normalise_axes(axis, x.ndim), x.shape
         ctx.expand = () if keepdims else ctx.axes
-        return x.sum(ctx.axes, keepdims=keepdims)
+        return _sum(x, ctx.axes, keepdims)
 
     @staticmethod
     def backward(ctx, dy):
-        return array_module(dy).broadcast_to(_expanded(dy, ctx.expand), ctx.shape)
+        return _spread(dy, ctx)
 
 
 class Mean(Function, operator="mean"):
@@ -37,11 +58,14 @@ class Mean(Function, operator="mean"):
         ctx.axes, ctx.shape = normalise_axes(axis, x.ndim), x.shape
         ctx.expand = () if keepdims else ctx.axes
         ctx.count = _count("mean", x, ctx.axes)
-        return floating(x).mean(ctx.axes, keepdims=keepdims)
+        x = floating(x)
+        if x.dtype.itemsize < 4:
+            return x.mean(ctx.axes, keepdims=keepdims)  # which sums float16 in float32
+        return _sum(x, ctx.axes, keepdims) / x.dtype.type(ctx.count)
 
     @staticmethod
     def backward(ctx, dy):
-        return array_module(dy).broadcast_to(_expanded(dy, ctx.expand) * dy.dtype.type(1 / ctx.count), ctx.shape)
+        return _spread(dy * dy.dtype.type(1 / ctx.count), ctx)
 
 
 class Var(Function, operator="var"):

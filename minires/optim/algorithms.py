@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..errors import ArgumentError
 from .optimizer import Optimizer, check_not_negative
 
@@ -43,17 +44,13 @@ class SGD(Optimizer):
 
     def update(self, value: Any, grad: Any, group: dict[str, Any], state: dict[str, Any]) -> None:
         """One step for one parameter, in place."""
-        if group["weight_decay"]:
-            grad = grad + group["weight_decay"] * value
-        step = grad
+        velocity = None
         if group["momentum"]:
             velocity = state.get("momentum")
             if velocity is None:
                 velocity = state["momentum"] = np.zeros_like(value)
-            velocity *= group["momentum"]
-            velocity += grad
-            step = grad + group["momentum"] * velocity if group["nesterov"] else velocity
-        value -= group["lr"] * step
+        settings = group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]
+        kernels.active().sgd(value, grad, velocity, *settings)
 
 
 class Adam(Optimizer):

@@ -20,6 +20,7 @@ and 16 to 192 terms; the points 0, 1, -1, 2, -2 of the paper give 2.1 to 2.7).
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ _ROWS = 4  # of the result, from _ROWS + 2 of the picture
 _POINTS = _ROWS + 2
 # transformed rows of one tile: they and their products stay in the second-level cache
 _TILE_BYTES = 430_000
+_KEPT = 8  # sets of buffers in each thread
 _LEAST_WORK = 1 << 24  # multiply-adds that are worth another thread
 
 
@@ -97,7 +99,7 @@ class _Buffers:
 
     def __init__(self, plan: _Plan, n: int, groups: int, dtype) -> None:
         (_, height, width, channels), out, kw, pitch = plan.x_shape, plan.y_shape[3], plan.kw, plan.pitch
-        self.plan, self.n, self.groups = plan, n, groups
+        self.plan, self.n, self.groups, self.shape = plan, n, groups, (n, groups)
         above, before = plan.padding
         self.rows = empty((n, _ROWS * groups + 2, width, channels), dtype)
         self.rows[...] = 0
@@ -123,9 +125,8 @@ class _Buffers:
         self.result = n, groups, _ROWS, plan.y_shape[2] * out
         one, line = self.products[0].size, pitch * out
         self.to_rows = _view(self.products, 0, (n, groups, _POINTS, self.result[3]), (groups * line, line, one, 1))
-        self.bt, self.at, self.a = (np.ascontiguousarray(m, dtype) for m in (_B, _A, _A.T))
 
-    def load(self, x, tile: Tile) -> None:
+    def load(self, x, tile: Tile, bt) -> None:
         """B^T x of a tile: its rows, with zeros above and below the picture, and their six transforms."""
         if self.inside is not None:
             fill(x, self.inside, tile.images, slice(None))
@@ -134,19 +135,19 @@ class _Buffers:
             top, bottom = max(0, first), min(x.shape[1], first + self.rows.shape[1])
             self.rows[:, : top - first] = self.rows[:, bottom - first :] = 0
             fill(x, self.rows[:, top - first : bottom - first], tile.images, slice(top, bottom))
-        np.matmul(self.bt, self.six_rows, out=self.transformed)
+        np.matmul(bt, self.six_rows, out=self.transformed)
 
-    def store(self, y, tile: Tile) -> np.ndarray:
+    def store(self, y, tile: Tile, at) -> np.ndarray:
         """A^T of the six products, as rows of y; returns the rows written."""
         part = y[tile.images, _ROWS * tile.rows.start : _ROWS * tile.rows.stop]
         if part.shape[1] == _ROWS * self.groups:
-            np.matmul(self.at, self.to_rows, out=part.reshape(self.result))
+            np.matmul(at, self.to_rows, out=part.reshape(self.result))
         else:  # the last group has fewer than four
-            whole = (self.at @ self.to_rows).reshape(self.n, -1, *part.shape[2:])
+            whole = (at @ self.to_rows).reshape(self.n, -1, *part.shape[2:])
             part[...] = whole[:, : part.shape[1]]
         return part
 
-    def upstream(self, x, tile: Tile) -> np.ndarray:
+    def upstream(self, x, tile: Tile, a) -> np.ndarray:
         """A x of a tile, (6, 1, pixels, C), laid out as the windows are: zeros where a window straddles two rows."""
         if not hasattr(self, "transposed"):
             _, _, width, channels = x.shape
@@ -158,7 +159,7 @@ class _Buffers:
         rows = x[tile.images, _ROWS * tile.rows.start : _ROWS * tile.rows.stop]
         if rows.shape[1] < _ROWS * self.groups:
             rows = np.concatenate([rows, np.zeros((self.n, -rows.shape[1] % _ROWS, *rows.shape[2:]), rows.dtype)], 1)
-        np.matmul(self.a, rows.reshape(self.result), out=self.spread)
+        np.matmul(a, rows.reshape(self.result), out=self.spread)
         return self.transposed
 
 
@@ -166,16 +167,17 @@ def convolve(x, w, padding: Pair, finish: Finish | None = None) -> tuple[np.ndar
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
     plan = _Plan.make(x.shape, w.shape[:2], padding, w.shape[3])
     y = empty(plan.y_shape, x.dtype)
-    filters = _filters(w)
+    filters, bt, at = _filters(w), _B.astype(x.dtype), _A.astype(x.dtype)
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
         for i in part:
             tile = plan.tiles[i]
-            buffers = _fitting(buffers, plan, tile, x.dtype)
-            buffers.load(x, tile)
+            if buffers is None or buffers.shape != tile.shape:
+                buffers = _kept.get(plan, tile, x.dtype)
+            buffers.load(x, tile, bt)
             np.matmul(buffers.windows, filters, out=buffers.by_phase)
-            rows = buffers.store(y, tile)
+            rows = buffers.store(y, tile, at)
             if done is not None:
                 done(rows, Tile(tile.images, slice(_ROWS * tile.rows.start, _ROWS * tile.rows.start + rows.shape[1])))
         return done
@@ -194,6 +196,7 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
     plan = _Plan.make(dy.shape, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
+    bt, at = _B.astype(dy.dtype), _A.astype(dy.dtype)
 
     def work(part: range) -> np.ndarray:
         total = np.zeros((_POINTS, kernel[1], dy.shape[3], x_shape[3]), dy.dtype)
@@ -201,34 +204,50 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
         buffers = None
         for i in part:
             tile = plan.tiles[i]
-            buffers = _fitting(buffers, plan, tile, dy.dtype)
-            buffers.load(dy, tile)
+            if buffers is None or buffers.shape != tile.shape:
+                buffers = _kept.get(plan, tile, dy.dtype)
+            buffers.load(dy, tile, bt)
             if dx is not None:
                 np.matmul(buffers.windows, filters, out=buffers.by_phase)
-                buffers.store(dx, tile)
+                buffers.store(dx, tile, at)
             if x is not None:
-                np.matmul(buffers.shifted, buffers.upstream(x, tile), out=product)
+                np.matmul(buffers.shifted, buffers.upstream(x, tile, at.T), out=product)
                 total += product
         return total
 
     totals = in_pieces(work, len(plan.tiles), plan.least())
     if x is None:
         return dx, None
-    turned = np.tensordot(_G.T.astype(dy.dtype), sum(totals[1:], totals[0]), 1)  # (3, KW, O, C)
+    total = sum(totals[1:], totals[0])
+    turned = (_G.T.astype(dy.dtype) @ total.reshape(_POINTS, -1)).reshape(3, *total.shape[1:])  # (3, KW, O, C)
     return dx, np.ascontiguousarray(turned[::-1, ::-1].swapaxes(2, 3))
 
 
 def _filters(w) -> np.ndarray:
     """G w as matrices (6, 1, KW * C, O)."""
     _, kw, channels, out = w.shape
-    return np.tensordot(_G.astype(w.dtype), w, 1).reshape(_POINTS, 1, kw * channels, out)
+    return (_G.astype(w.dtype) @ w.reshape(3, -1)).reshape(_POINTS, 1, kw * channels, out)
 
 
-def _fitting(buffers: _Buffers | None, plan: _Plan, tile: Tile, dtype) -> _Buffers:
-    """The buffers of the last tile if this one has the same size, else others."""
-    if buffers is not None and (buffers.n, buffers.groups) == tile.shape:
-        return buffers
-    return _Buffers(plan, *tile.shape, dtype)
+class _Kept(threading.local):
+    """The buffers that a thread used last, by their sizes: a network asks for the same few again and again."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple, _Buffers] = {}
+
+    def get(self, plan: _Plan, tile: Tile, dtype) -> _Buffers:
+        """Buffers for this tile."""
+        sizes = plan.x_shape[1:], plan.y_shape[1:], plan.kw, plan.padding, tile.shape, dtype
+        found = self.buffers.pop(sizes, None)
+        if found is None:
+            found = _Buffers(plan, *tile.shape, dtype)
+            if len(self.buffers) == _KEPT:
+                del self.buffers[next(iter(self.buffers))]
+        self.buffers[sizes] = found  # at the end: the first is the one not used for longest
+        return found
+
+
+_kept = _Kept()
 
 
 def _view(array, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""ReLU and softmax cross-entropy, one number at a time."""
+"""ReLU, addition and softmax cross-entropy, one number at a time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def relu_dx(dy, y):
     for index in np.ndindex(y.shape):
         dx[index] = dy[index] * (y[index] > 0)
     return dx
+
+
+def add(a, b):
+    """a + b, of one shape."""
+    y = np.empty_like(a)
+    for index in np.ndindex(a.shape):
+        y[index] = a[index] + b[index]
+    return y
 
 
 def cross_entropy(logits, labels, label_smoothing):
