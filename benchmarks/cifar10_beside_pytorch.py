@@ -27,9 +27,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import minires
+from minires.bench.torch_twin import cifar_twin, copy_weights, nchw
 from minires.data import DataLoader
 from minires.train import Trainer, recipe
-from tests.torch_twin import cifar_twin, copy_weights, nchw
 
 
 def train_torch(trainer: Trainer, nudge: float) -> dict:

@@ -13,7 +13,7 @@ from minires.models import cifar_resnet, imagenet_resnet
 
 torch = pytest.importorskip("torch")
 
-from tests.torch_twin import (  # noqa: E402 - it needs torch
+from minires.bench.torch_twin import (  # noqa: E402 - it needs torch
     buffers,
     cifar_twin,
     copy_weights,
@@ -23,6 +23,8 @@ from tests.torch_twin import (  # noqa: E402 - it needs torch
     nchw,
     nhwc,
 )
+
+from .networks import shuffled  # noqa: E402
 
 TOLERANCE = 1e-9
 
@@ -39,17 +41,6 @@ def assert_close(ours, theirs, tolerance=TOLERANCE):
         assert norm > 0, f"{name} is zero everywhere: nothing was compared"
         worst, whole = np.abs(got - expected).max() / largest, np.linalg.norm(got - expected) / norm
         assert max(worst, whole) <= tolerance, f"first difference: {name}, {worst:.1e} at most, {whole:.1e} norm-wise"
-
-
-def shuffled(model, rng):
-    """The model in float64 with random parameters and statistics: gamma = 1 and beta = 0 would hide mistakes."""
-    model.astype(np.float64)
-    for name, parameter in model.named_parameters():
-        if not name.endswith("weight"):
-            parameter.data[...] = rng.standard_normal(parameter.shape)
-    for name, buffer in model.named_buffers():
-        buffer.data[...] = rng.uniform(0.5, 2.0, buffer.shape) if "var" in name else rng.standard_normal(buffer.shape)
-    return model
 
 
 def compare(model, twin, x, rng, pictures=True, training=True):

@@ -1,4 +1,4 @@
-"""The command line: ``minires train | eval | predict | summary | gradcheck | data | doctor``."""
+"""The command line: ``minires train | eval | predict | summary | gradcheck | bench | data | doctor``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import MiniresError
 from ..train import Interrupted
-from . import check, datasets, doctor, runs, summarise, train
+from . import bench, check, datasets, doctor, runs, summarise, train
 
-_COMMANDS = (train, runs, summarise, check, datasets, doctor)
+_COMMANDS = (train, runs, summarise, check, bench, datasets, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

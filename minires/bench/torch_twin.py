@@ -2,7 +2,7 @@
 
 The twins are written from the paper, not from minires; only the attribute names agree, so that a tensor has the same
 name on both sides.  minires keeps pictures as NHWC, filters as HWIO and linear weights as (in, out), PyTorch as NCHW,
-OIHW and (out, in).  This module needs PyTorch but not pytest: benchmarks import it too.
+OIHW and (out, in).  This module needs PyTorch; the tests and the benchmarks import it.
 """
 
 import numpy as np

@@ -1,0 +1,152 @@
+"""What a measurement was made on, and the fastest that its BLAS can multiply."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+from .. import __version__
+from ..errors import MiniresError
+
+# variables that change how fast a library computes: a ratio means little without them
+VARIABLES = (
+    "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OPENBLAS_L2_SIZE", "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS",
+    "BLIS_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MINIRES_NUM_THREADS",
+    "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MALLOC_ARENA_MAX",
+    "GLIBC_TUNABLES",
+)  # fmt: skip
+
+
+class BlasPeak:
+    """One large float32 product with all threads: what a convolution could hope for if it were nothing else.
+
+    Args:
+        threads: for BLAS.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads, n = threads, 1024 if threads <= 4 else 2048
+        self._a, self._b = np.random.default_rng(0).standard_normal((2, n, n), np.float32)
+        self._product = np.empty_like(self._a)
+        self._blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+        self.flop = 2 * n**3
+
+    def __call__(self) -> None:
+        """Multiply once."""
+        with self._blas.limit(limits=self._threads):
+            np.matmul(self._a, self._b, out=self._product)
+
+
+class Others:
+    """How much of the machine other programs use from now on.  Linux tells; elsewhere nobody knows.
+
+    It matters: whoever waits for all of his threads, as BLAS and PyTorch do, becomes many times slower when one of the
+    cores is taken, and nothing in his own times shows why.
+
+    Args:
+        now: for tests.
+    """
+
+    def __init__(self, now: Callable[[], tuple[float, float] | None] | None = None) -> None:
+        self._now = now or _busy
+        self._before = self._now()
+
+    def share(self) -> float | None:
+        """The part of all cores' time that others have used, 0 to 1; None where it is not known."""
+        after = self._now()
+        if self._before is None or after is None or after[1] <= self._before[1]:
+            return None
+        return max(0.0, (after[0] - self._before[0]) / (after[1] - self._before[1]))
+
+
+def _busy() -> tuple[float, float] | None:
+    """Seconds for which all cores have worked for others, and seconds that have passed, times the cores."""
+    try:
+        numbers = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in numbers[:8]]  # user, nice, system, idle, iowait, ...
+    except (OSError, ValueError, AttributeError):
+        return None
+    return sum(ticks) - ticks[3] - ticks[4] - sum(os.times()[:4]), sum(ticks)
+
+
+def describe(threads: int, with_torch: bool = False) -> dict[str, Any]:
+    """Processor, versions, BLAS, commit and variables, as they go into a result."""
+    found: dict[str, Any] = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "minires": __version__,
+        "commit": _commit(),
+        "threads": threads,
+        "blas": [
+            {name: library.get(name) for name in ("internal_api", "version", "architecture", "threading_layer")}
+            for library in threadpoolctl.threadpool_info()
+            if library["user_api"] == "blas"
+        ],
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+    if with_torch:
+        torch = import_module("torch")
+        found["torch"] = {"version": torch.__version__, "cpu capability": torch.backends.cpu.get_cpu_capability()}
+    return found
+
+
+def lines(machine: dict[str, Any]) -> list[str]:
+    """The same for a reader."""
+    blas = "; ".join(
+        " ".join(str(b[name]) for name in ("internal_api", "version", "architecture") if b.get(name))
+        for b in machine["blas"]
+    )
+    told = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} used; {machine['system']}",
+        f"minires {machine['minires']} ({machine['commit'] or 'commit not known'}), Python {machine['python']}, "
+        f"NumPy {machine['numpy']}",
+        f"BLAS {blas or 'not known'}",
+    ]
+    if "torch" in machine:
+        told.append(f"torch {machine['torch']['version']}, {machine['torch']['cpu capability']}")
+    if machine["environment"]:
+        told.append("set: " + ", ".join(f"{name}={value}" for name, value in machine["environment"].items()))
+    return told
+
+
+def need_torch() -> None:
+    """Raise MiniresError, in a sentence that says what to do, unless PyTorch is here."""
+    if find_spec("torch") is None:
+        raise MiniresError("--vs torch needs PyTorch, which is not installed. Run pip install torch, or leave it out.")
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _commit() -> str | None:
+    """The commit of this source, and whether files have changed since; None where there is no git."""
+    here = ("git", "-C", str(Path(__file__).parent))
+    commit = _output(*here, "rev-parse", "--short=10", "HEAD")
+    changed = commit and _output(*here, "status", "--porcelain", "--untracked-files=all", "--", "..")
+    return f"{commit} and changes" if changed else commit
+
+
+def _output(*command: str) -> str | None:
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip() or None

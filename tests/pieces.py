@@ -1,0 +1,34 @@
+"""Kernels that are made to split their work, however little there is of it."""
+
+from contextlib import contextmanager
+
+import pytest
+
+import minires
+from minires.kernels.numpy import depthwise, im2col, tiles, winograd
+
+
+@contextmanager
+def in_threads(number):
+    """Use this many threads where there is enough work for them."""
+    before = minires.get_num_threads()
+    minires.set_num_threads(number)
+    try:
+        yield
+    finally:
+        minires.set_num_threads(before)
+
+
+@contextmanager
+def split(threads, tile_bytes=None):
+    """Use this many threads for any amount of work, in tiles of at most so many bytes (None: of the usual size)."""
+    with in_threads(threads), pytest.MonkeyPatch.context() as patch:
+        for module in (depthwise, im2col, winograd):
+            patch.setattr(module, "_LEAST_WORK", 1)
+        if tile_bytes is not None:
+            patch.setattr(im2col, "_TILE_BYTES", tile_bytes)
+            patch.setattr(winograd, "_TILE_BYTES", tile_bytes)
+            numbers = max(1, tile_bytes // 8)
+            patch.setattr(tiles, "_CHUNK", numbers)
+            patch.setattr(tiles, "_ROW", min(numbers, tiles._ROW))
+        yield
