@@ -63,7 +63,7 @@ def conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape
 
 def _gradients(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
     x = None if x is None else np.ascontiguousarray(x)
-    if winograd.applies(w_shape[:2], stride, padding, dilation, groups):
+    if winograd.applies(prod(dy.shape[:3]), w_shape, stride, padding, dilation, groups):
         return winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding)
     if depthwise.applies(w_shape, groups):
         return depthwise.gradients(dy, x, w, x_shape, w_shape, stride, padding, dilation)
@@ -82,11 +82,10 @@ def channel_sum(x):
 
 def _convolve(x, w, finish: Finish | None, stride: Pair, padding: Pair, dilation: Pair, groups: int):
     x = np.ascontiguousarray(x)
-    kernel = w.shape[:2]
-    if winograd.applies(kernel, stride, padding, dilation, groups):
-        return winograd.convolve(x, w, padding, finish)
-    rows, columns = (output_size(x.shape[1 + a], kernel[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
+    rows, columns = (output_size(x.shape[1 + a], w.shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
     y_shape = (x.shape[0], rows, columns, w.shape[3])
+    if winograd.applies(prod(y_shape[:3]), w.shape, stride, padding, dilation, groups):
+        return winograd.convolve(x, w, padding, finish)
     if depthwise.applies(w.shape, groups):
         return depthwise.convolve(x, w, y_shape, stride, padding, dilation, finish)
     return im2col.convolve(x, w, y_shape, (stride, padding, dilation, groups), finish)

@@ -16,8 +16,10 @@ from ...backend import empty, in_pieces
 from ..window import Pair, extent
 from .tiles import Finish, Tile, fill, tiles
 
-# columns of one tile: they stay in the second-level cache between being written and being multiplied
-_TILE_BYTES = 1 << 20
+# columns of one tile: they stay near the processor between being written and being multiplied; smaller ones, of the
+# size of the second-level cache, are a tenth slower, as more calls are made
+_TILE_BYTES = 1 << 21
+_NARROW = 1 << 11  # weights of a tap, up to which zeros are multiplied rather than looked for
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 
 
@@ -50,17 +52,21 @@ def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np
     stride, padding, dilation, groups = window
     kernel, per_group, n_out = w_shape[:2], w_shape[2], w_shape[3]
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
-    blocks = None if w is None else _Blocks(w, x_shape, stride, padding, dilation, groups)
+    blocks = [] if w is None else _blocks(w, x_shape, stride, padding, dilation, groups)
     row = _bytes_per_row(dy.shape, w_shape, groups, dy.dtype)
     parts = [Tile(t.images, slice(0, dy.shape[1])) for t in tiles(dy.shape[0], 1, dy.shape[1] * row, _TILE_BYTES)]
 
     def work(part: range) -> np.ndarray:
-        total = np.zeros((groups, kernel[0] * kernel[1] * per_group, n_out // groups), dy.dtype)
+        total = empty((groups, kernel[0] * kernel[1] * per_group, n_out // groups), dy.dtype)
+        total[...] = 0
         for tile in parts[part.start : part.stop]:
-            upstream = empty((*tile.shape, *dy.shape[2:]), dy.dtype)
-            fill(dy, upstream, *tile)
-            if blocks is not None:
-                blocks.write(dx[tile.images], upstream)
+            if isinstance(dy, np.ndarray):
+                upstream = dy[tile]
+            else:
+                upstream = empty((*tile.shape, *dy.shape[2:]), dy.dtype)
+                fill(dy, upstream, *tile)
+            for block in blocks:
+                block.write(dx[tile.images], upstream)
             if x is not None:
                 seen = _seen(x, tile, kernel, dy.shape[2], stride, padding, dilation)
                 columns = im2col(seen, kernel, upstream.shape[1:3], stride, dilation, groups)
@@ -74,22 +80,53 @@ def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np
     return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape)
 
 
+def _blocks(w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> list[_Blocks]:
+    """The convolutions of dy that make up dx: one for all pixels of a block, or with wide filters one for each.
+
+    All in one multiplies by the zeros of `_Blocks` too, but copies less and in longer runs.
+    """
+    rows, columns = (
+        _reached(*sizes) for sizes in zip(x_shape[1:3], w.shape[:2], stride, padding, dilation, strict=True)
+    )
+    if w.shape[2] * w.shape[3] <= _NARROW and w.shape[0] >= stride[0] and w.shape[1] >= stride[1]:
+        return [_Blocks(w, x_shape, rows, columns, stride, groups)]
+    apart = ([{a: windows} for a, windows in side.items()] for side in (rows, columns))
+    return [_Blocks(w, x_shape, above, beside, stride, groups) for above, beside in product(*apart)]
+
+
+def _reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> dict[int, list[tuple[int, int]]]:
+    """For pixel a of each block of dx along one axis: the windows, counted from the block's number, and their taps.
+
+    Tap u of window i sees pixel i s - p + u d.  So pixel s t + a receives from window t + (a + p - u d) / s, for the
+    taps u that make this a whole number: the same windows around t for every block t.
+    """
+    return {
+        a: [
+            ((a + padding - u * dilation) // stride, u)
+            for u in range(kernel)
+            if (a + padding - u * dilation) % stride == 0
+        ]
+        for a in range(min(stride, size))
+    }
+
+
 class _Blocks:
     """dx of a convolution with stride s, as an ordinary convolution of dy whose pixels are blocks of s x s of dx's.
 
-    Tap u of window i sees pixel i s - p + u d.  So pixel s t + a receives from the windows t + (a + p - u d) / s, for
-    the taps u that make this a whole number: the same windows around t for every block t.  With the filters sorted
-    accordingly, zeros where a pixel of the block is not reached, one product gives all pixels of a block (Shi et al.
-    2016 call it a sub-pixel convolution).  For s = 1 it is the convolution with the filters turned around.
+    With the filters sorted by `_reached`, zeros where a pixel of the block is not reached, one product gives all pixels
+    of a block (Shi et al. 2016 call it a sub-pixel convolution).  For s = 1 it is the convolution with the filters
+    turned around.
+
+    Args:
+        rows, columns: which pixels of a block, and what reaches them.
     """
 
-    def __init__(self, w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> None:
+    def __init__(self, w, x_shape, rows, columns, stride: Pair, groups: int) -> None:
         self.stride, self.groups = stride, groups
-        self.rows, self.columns = (_reached(*sizes) for sizes in zip(
-            x_shape[1:3], w.shape[:2], stride, padding, dilation, strict=True))  # fmt: skip
+        self.rows, self.columns = _Side.make(rows, x_shape[1], stride[0]), _Side.make(columns, x_shape[2], stride[1])
         kh, kw, per_group, out = w.shape
         by_group = w.reshape(kh, kw, per_group, groups, out // groups).transpose(0, 1, 3, 4, 2)
-        block = len(self.rows.reach), len(self.columns.reach)
+        block = len(rows), len(columns)
         filters = np.zeros((groups, self.rows.taps, self.columns.taps, out // groups, *block, per_group), w.dtype)
         for i, above in enumerate(self.rows.reach.values()):
             for j, beside in enumerate(self.columns.reach.values()):
@@ -99,8 +136,12 @@ class _Blocks:
         self.filters = filters.reshape(groups, prod(filters.shape[1:4]), prod(self.block))
 
     def write(self, dx, dy) -> None:
-        """Write dx of a few images."""
+        """Write these pixels of dx for a few images."""
         rows, columns = self.rows, self.columns
+        if not (any(rows.reach.values()) and any(columns.reach.values())):  # no window sees them
+            for a, b in product(rows.reach, columns.reach):
+                dx[:, a :: self.stride[0], b :: self.stride[1]] = 0
+            return
         areas = [(side.first, side.blocks + side.step * (side.taps - 1)) for side in (rows, columns)]
         counts = rows.blocks, columns.blocks
         unrolled = im2col(_cropped(dy, *areas), (rows.taps, columns.taps), counts, (1, 1), (rows.step, columns.step),
@@ -111,8 +152,6 @@ class _Blocks:
 
         n, height, width, channels = dx.shape
         (s, t), pixels = self.stride, dx.reshape(n, height, width, self.groups, channels // self.groups)
-        if len(rows.reach) < min(s, height) or len(columns.reach) < min(t, width):
-            dx[...] = 0  # some pixels are seen by no window
         for i, a in enumerate(rows.reach):
             if len(columns.reach) == t and width % t == 0:  # whole rows at once, in longer runs
                 target = pixels[:, a::s]
@@ -131,22 +170,14 @@ class _Side(NamedTuple):
     first: int  # the window, perhaps one that does not exist, that the first tap of the first block belongs to
     step: int  # from the window of one tap to that of the next
     taps: int
-    reach: dict[int, list[tuple[int, int]]]  # for each pixel of a block that is reached: tap here, tap of the filter
+    reach: dict[int, list[tuple[int, int]]]  # for each pixel of a block: tap here, tap of the filter
 
-
-def _reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> _Side:
-    windows = {
-        a: [
-            ((a + padding - u * dilation) // stride, u)
-            for u in range(kernel)
-            if (a + padding - u * dilation) % stride == 0
-        ]
-        for a in range(min(stride, size))
-    }
-    offsets = sorted({i for pairs in windows.values() for i, _ in pairs}) or [0]
-    step = gcd(*(i - offsets[0] for i in offsets)) or 1
-    reach = {a: [((i - offsets[0]) // step, u) for i, u in pairs] for a, pairs in windows.items() if pairs}
-    return _Side(-(-size // stride), offsets[0], step, (offsets[-1] - offsets[0]) // step + 1, reach)
+    @classmethod
+    def make(cls, windows: dict[int, list[tuple[int, int]]], size: int, stride: int) -> _Side:
+        offsets = sorted({i for pairs in windows.values() for i, _ in pairs}) or [0]
+        step = gcd(*(i - offsets[0] for i in offsets)) or 1
+        reach = {a: [((i - offsets[0]) // step, u) for i, u in pairs] for a, pairs in windows.items()}
+        return cls(-(-size // stride), offsets[0], step, (offsets[-1] - offsets[0]) // step + 1, reach)
 
 
 def im2col(x, kernel: Pair, positions: Pair, stride: Pair, dilation: Pair, groups: int):

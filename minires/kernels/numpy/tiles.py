@@ -69,7 +69,7 @@ def as_rows(x, length: int = _ROW) -> np.ndarray:
 
 def along_rows(per_channel, length: int) -> np.ndarray:
     """A value for each channel, repeated for the pixels of a row of ``length`` numbers."""
-    return np.tile(per_channel, length // max(1, len(per_channel)))
+    return per_channel[None].repeat(length // max(1, len(per_channel)), 0).reshape(-1)
 
 
 def chunks(part: range, length: int) -> list[slice]:
