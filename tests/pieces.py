@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import depthwise, im2col, tiles, winograd
+from minires.kernels.numpy import depthwise, im2col, norm, tiles, winograd
 
 
 @contextmanager
@@ -30,5 +30,6 @@ def split(threads, tile_bytes=None):
             patch.setattr(winograd, "_TILE_BYTES", tile_bytes)
             numbers = max(1, tile_bytes // 8)
             patch.setattr(tiles, "_CHUNK", numbers)
-            patch.setattr(tiles, "_ROW", min(numbers, tiles._ROW))
+            patch.setattr(tiles.as_rows, "__defaults__", (max(1, numbers // 5),))  # so that a chunk is several rows
+            patch.setattr(norm, "_LONG", max(1, numbers // 5))
         yield

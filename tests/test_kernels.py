@@ -4,6 +4,10 @@ That law is adjointness: for a linear map A, <A x, y> = <x, A' y> for every x an
 needs no step size, so it holds to rounding.
 """
 
+import threading
+import weakref
+from contextlib import contextmanager
+
 import hypothesis.extra.numpy as some
 import numpy as np
 import pytest
@@ -13,8 +17,10 @@ from hypothesis import strategies as st
 import minires
 from minires import functional as F
 from minires.kernels import KERNELS, numpy, reference
-from minires.kernels.numpy import conv
+from minires.kernels.numpy import depthwise, descent, im2col, pointwise, pool, winograd
 from minires.kernels.window import output_size
+
+from .pieces import in_threads, split
 
 THOROUGH = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -38,17 +44,78 @@ def dot(a, b):
 
 
 @st.composite
-def convolutions(draw):
-    """Shapes x, w and the options of a convolution that fits."""
+def convolutions(draw, least_images=0, products=3000):
+    """Shapes x, w and the options of a convolution that fits, of any of the ways to compute one."""
     pair = lambda low, high: (draw(st.integers(low, high)), draw(st.integers(low, high)))
-    kernel, stride, padding, dilation = pair(1, 4), pair(1, 3), pair(0, 3), pair(1, 2)
-    groups, per_group, filters = draw(
-        st.sampled_from([(1, 1, 1), (1, 3, 2), (2, 2, 1), (3, 1, 1), (3, 1, 2), (2, 1, 3)])
-    )
-    smallest = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
-    height, width = (s + draw(st.integers(0, 3)) for s in smallest)
-    x_shape = draw(st.sampled_from([3, 1, 3, 1, 0])), height, width, groups * per_group
-    return x_shape, (*kernel, per_group, groups * filters), (stride, padding, dilation, groups)
+    way = draw(st.sampled_from(["any", "any", "three rows", "three rows", "one pixel", "depthwise"]))
+    stride, dilation, groups = pair(1, 4), pair(1, 3), draw(st.integers(1, 3))
+    kernel, per_group, filters = pair(1, 5), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padding, more = pair(0, 5), pair(0, 4)
+    if way == "three rows":
+        kernel, stride, dilation, groups = (3, draw(st.integers(1, 4))), (1, 1), (1, 1), 1
+        padding, more = (draw(st.integers(0, 3)), draw(st.integers(0, kernel[1]))), pair(0, 9)
+    elif way == "one pixel":
+        kernel, stride, padding, dilation, groups = (1, 1), draw(st.sampled_from([(1, 1), (2, 3)])), (0, 0), (1, 1), 1
+    elif way == "depthwise":
+        groups, per_group, filters = draw(st.integers(2, 4)), 1, draw(st.sampled_from([1, 1, 2]))
+        kernel, padding = pair(1, 4), pair(0, 3)
+    smallest = (max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True))
+    height, width = (s + m for s, m in zip(smallest, more, strict=True))
+    w_shape = *kernel, per_group, groups * filters
+    outputs = [output_size(height, kernel[0], stride[0], padding[0], dilation[0]),
+               output_size(width, kernel[1], stride[1], padding[1], dilation[1])]  # fmt: skip
+    affordable = max(1, products // int(np.prod([*outputs, *w_shape])))
+    images = min(affordable, draw(st.integers(least_images, 7)))
+    return (images, height, width, groups * per_group), w_shape, (stride, padding, dilation, groups)
+
+
+# how the work is cut: threads, and bytes of a tile; with 1 each row of a picture is a tile, with 4000 a few images are
+CUTS = st.tuples(st.integers(1, 3), st.sampled_from([None, 1, 1000, 4000]))
+DTYPES = st.sampled_from(["float64", "float32"])
+LAYOUTS = {
+    "C": lambda a: a,
+    "Fortran": np.asfortranarray,
+    "backwards": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+    "every other": lambda a: np.repeat(a, 2, a.ndim - 1)[..., ::2],
+    "cut out": lambda a: np.pad(a, 1)[(slice(1, -1),) * a.ndim],
+}
+
+
+def laid_out(arrays, layout):
+    """The same arrays with other strides."""
+    changed = [LAYOUTS[layout](a) for a in arrays]
+    for a, b in zip(arrays, changed, strict=True):
+        assert np.array_equal(a, b)
+    return changed
+
+
+@contextmanager
+def all_signs_positive():
+    """Winograd's matrices without their signs.
+
+    The same arithmetic with the absolute values of everything bounds every sum on the way, so its result, times the
+    number of terms and eps, bounds the error: as in `agree`, but for sums that neighbouring rows take part in.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_A", "_B", "_G"):
+            patch.setattr(winograd, name, np.abs(getattr(winograd, name)))
+        yield
+
+
+MORE_TERMS = 32  # the three transforms have 6, 3 and 6, and their matrices are rounded too; bias, residual
+
+
+@contextmanager
+def small_pieces(threads):
+    """As if an image were much to pool, and a few numbers were long rows: this many threads for the least amount."""
+    least = {pool: ["_TILE_BYTES", "_LEAST_WORK"], pointwise: ["_LEAST_ROWS"], descent: ["_LEAST"]}
+    with in_threads(threads), pytest.MonkeyPatch.context() as patch:
+        for module, names in least.items():
+            for name in names:
+                patch.setattr(module, name, 1)
+        patch.setattr(pointwise, "_ROW", 4)
+        patch.setattr(descent, "_CHUNK", 4)
+        yield
 
 
 @st.composite
@@ -81,60 +148,306 @@ def test_all_sets_of_kernels_have_the_same_functions():
 
 
 @THOROUGH
-@given(case=convolutions(), dtype=st.sampled_from(["float64", "float32"]))
-def test_conv2d_is_its_seven_loops(case, dtype):
+@given(case=convolutions(), dtype=DTYPES, cut=CUTS, layout=st.sampled_from(list(LAYOUTS)), bias=st.booleans(),
+       added=st.booleans(), relu=st.booleans())  # fmt: skip
+def test_conv2d_is_its_seven_loops(case, dtype, cut, layout, bias, added, relu):
     x, w, b, dy = conv_arrays(case, dtype)
     options = case[2]
-    window, pixels = int(np.prod(w.shape[:3])), int(np.prod(dy.shape[:3]))
-    ax, aw, ab, ady = (np.abs(a) for a in (x, w, b, dy))
-    for bias, size in ((None, 0), (b, ab)):
-        sizes = numpy.conv2d(ax, aw, None, *options) + size
-        agree(numpy.conv2d(x, w, bias, *options), reference.conv2d(x, w, bias, *options), window + 1, sizes)
-    fast, slow, sizes = (
-        (k.conv2d_dx(d, f, x.shape, *options), k.conv2d_dw(d, p, w.shape, *options), k.channel_sum(d))
-        for k, p, f, d in ((numpy, x, w, dy), (reference, x, w, dy), (reference, ax, aw, ady))
-    )
-    for a, b, terms, size in zip(fast, slow, (w.size, pixels, pixels), sizes, strict=True):
-        agree(a, b, terms, size)
-
-
-def test_a_batch_of_many_tiles_is_convolved_whole(rng, monkeypatch):
-    options = (1, 2), (1, 1), (1, 1), 2
-    x, w = rng.standard_normal((7, 6, 5, 4)), rng.standard_normal((3, 3, 2, 6))
-    dy = rng.standard_normal((7, 6, 3, 6))
-    whole = numpy.conv2d(x, w, None, *options), numpy.conv2d_dx(dy, w, x.shape, *options)
-    whole += (numpy.conv2d_dw(dy, x, w.shape, *options),)
-    for tile in (1, 12_000, 30_000):  # one, two and five images at a time
-        monkeypatch.setattr(conv, "_TILE_BYTES", tile)
-        agree(numpy.conv2d(x, w, None, *options), whole[0])
-        agree(numpy.conv2d_dx(dy, w, x.shape, *options), whole[1])
-        agree(numpy.conv2d_dw(dy, x, w.shape, *options), whole[2])
+    b, residual = b if bias else None, dy if added else None  # any array of that shape
+    slow = reference.conv2d(x, w, b, *options, residual, relu)
+    with split(*cut):
+        fast = numpy.conv2d(*laid_out((x, w), layout), b, *options, *laid_out([a for a in [residual] if added], layout)
+                            or [None], relu)  # fmt: skip
+        with all_signs_positive():
+            sizes = numpy.conv2d(np.abs(x), np.abs(w), None, *options)
+    sizes = sizes + (np.abs(b) if bias else 0) + (np.abs(residual) if added else 0)
+    agree(fast, slow, int(np.prod(w.shape[:3])) + MORE_TERMS, sizes)
 
 
 @THOROUGH
-@given(case=poolings(), dtype=st.sampled_from(["float64", "float32"]), special=st.sampled_from([None, np.nan, -np.inf]))
-def test_pooling_is_its_loops(case, dtype, special):
+@given(case=convolutions(), dtype=DTYPES, cut=CUTS, layout=st.sampled_from(list(LAYOUTS)),
+       wanted=st.sampled_from(["x and w", "x", "w", ""]))  # fmt: skip
+def test_conv2d_backward_is_its_seven_loops(case, dtype, cut, layout, wanted):
+    x, w, _, dy = conv_arrays(case, dtype)
+    options = case[2]
+    given_x, given_w = x if "w" in wanted else None, w if "x" in wanted else None
+    slow = reference.conv2d_backward(dy, given_x, given_w, x.shape, w.shape, *options)
+    with split(*cut):
+        a, b, c = laid_out((dy, x, w), layout)
+        fast = numpy.conv2d_backward(a, b if "w" in wanted else None, c if "x" in wanted else None, x.shape, w.shape,
+                                     *options)  # fmt: skip
+        with all_signs_positive():
+            sizes = numpy.conv2d_backward(np.abs(dy), np.abs(x), np.abs(w), x.shape, w.shape, *options)
+    assert [a is not None for a in fast] == [a is not None for a in slow] == ["x" in wanted, "w" in wanted]
+    for a, b, terms, size in zip(fast, slow, (w.size, dy.size // w.shape[3]), sizes, strict=True):
+        if b is not None:
+            agree(a, b, terms + MORE_TERMS, size)
+    agree(numpy.channel_sum(dy), reference.channel_sum(dy), dy.size, reference.channel_sum(np.abs(dy)))
+
+
+@THOROUGH
+@given(case=convolutions(least_images=1, products=60_000), cut=CUTS, bias=st.booleans())
+def test_conv2d_moments_are_those_of_its_result(case, cut, bias):
+    x, w, b, _ = conv_arrays(case)
+    with split(*cut):
+        y, mean, var = numpy.conv2d_moments(x, w, b if bias else None, *case[2])
+        agree(y, numpy.conv2d(x, w, b if bias else None, *case[2]))
+        for fast, slow in zip(numpy.moments(y), reference.moments(y), strict=True):
+            agree(fast, slow)
+    for fast, slow in zip((mean, var), reference.moments(y), strict=True):
+        agree(fast, slow)
+
+
+@THOROUGH
+@given(case=convolutions(least_images=1, products=60_000), cut=CUTS, relu=st.booleans(), residual=st.booleans(),
+       wanted=st.sampled_from(["x and w", "x", "w", ""]), layout=st.sampled_from(list(LAYOUTS)))  # fmt: skip
+def test_conv2d_norm_backward_is_one_after_the_other(case, cut, relu, residual, wanted, layout):
+    x, w, gamma, dy = conv_arrays(case)
+    rng = np.random.default_rng(dy.shape)
+    z, y = rng.standard_normal((2, *dy.shape)) + 1
+    y = np.maximum(y - 1, 0)
+    norm = gamma, *reference.moments(z), 0.1
+    dz, dgamma, dbeta, g = reference.batch_norm_backward(dy, y if relu else None, z, *norm)
+    with split(*cut):
+        plain = numpy.conv2d_backward(dz, x, w, x.shape, w.shape, *case[2])
+        dy, y, z, x, w = laid_out((dy, y, z, x, w), layout)
+        together = numpy.conv2d_norm_backward(
+            dy, y if relu else None, z, *norm, x if "w" in wanted else None, w if "x" in wanted else None, x.shape,
+            w.shape, *case[2], residual=residual
+        )  # fmt: skip
+    expected = [plain[0] if "x" in wanted else None, plain[1] if "w" in wanted else None, dgamma, dbeta]
+    expected.append(g if residual else None)
+    for fast, slow in zip(together, expected, strict=True):
+        assert (fast is None) == (slow is None)
+        if slow is not None:
+            agree(fast, slow)
+
+
+# one convolution for each of the ways to compute it: kernel, channels of a group, filters, options
+WAYS = {
+    "winograd": ((3, 3), 3, 5, ((1, 1), (1, 1), (1, 1), 1)),
+    "winograd, one column": ((3, 1), 3, 5, ((1, 1), (2, 0), (1, 1), 1)),
+    "too much padding for winograd": ((3, 3), 3, 5, ((1, 1), (3, 1), (1, 1), 1)),
+    "strided": ((3, 2), 3, 5, ((2, 3), (1, 1), (1, 1), 1)),
+    "one pixel": ((1, 1), 3, 5, ((1, 1), (0, 0), (1, 1), 1)),
+    "one pixel, strided": ((1, 1), 3, 5, ((2, 1), (0, 0), (1, 1), 1)),
+    "dilated": ((3, 3), 3, 5, ((1, 1), (2, 2), (2, 3), 1)),
+    "grouped": ((3, 3), 2, 6, ((1, 1), (1, 1), (1, 1), 2)),
+    "depthwise": ((3, 3), 1, 4, ((2, 1), (1, 1), (1, 1), 4)),
+    "depthwise, several filters": ((3, 3), 1, 6, ((1, 1), (1, 1), (1, 1), 3)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_convolution_goes_its_way(way):
+    kernel, per_group, filters, options = WAYS[way]
+    assert winograd.applies(10**6, (*kernel, per_group, filters), *options) == way.startswith("winograd")
+    assert depthwise.applies((*kernel, per_group, filters), options[3]) == (way == "depthwise")
+
+
+@pytest.fixture(params=WAYS)
+def by_every_way(request):
+    """The case, as `convolutions` gives it, of a picture large enough for several tiles in each direction."""
+    kernel, per_group, filters, options = WAYS[request.param]
+    return (7, 13, 10, per_group * options[3]), (*kernel, per_group, filters), options
+
+
+def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
+    x, w, b, dy = conv_arrays(by_every_way)
+    options = by_every_way[2]
+    z, y = rng.standard_normal((2, *dy.shape))
+    y = np.maximum(y, 0)
+    norm = b, *reference.moments(z), 0.1
+
+    def everything():
+        return (numpy.conv2d(x, w, b, *options, dy, True), *numpy.conv2d_moments(x, w, None, *options),
+                *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options),
+                *numpy.conv2d_norm_backward(dy, y, z, *norm, x, w, x.shape, w.shape, *options, residual=True)
+                )  # fmt: skip
+
+    with split(1):
+        whole = everything()
+    # 1 and 1000: some rows at a time; 6000: about an image; 30 000 and more: several
+    for threads, tile in [
+        (1, 1),
+        (1, 1000),
+        (1, 6000),
+        (1, 30_000),
+        (1, 80_000),
+        (2, 1),
+        (3, 1000),
+        (3, 6000),
+        (9, None),
+    ]:
+        with split(threads, tile):
+            for cut, uncut in zip(everything(), whole, strict=True):
+                agree(cut, uncut)
+
+
+@pytest.mark.parametrize(("module", "way"), [(winograd, "winograd"), (im2col, "strided")])
+@pytest.mark.parametrize(("tile", "largest"), [(1000, "part of one"), (6000, "one"), (30_000, "several")])
+def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
+    made, cut = [], module.tiles
+    monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
+    kernel, per_group, filters, options = WAYS[way]
+    x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
+    with split(1, tile):
+        numpy.conv2d(x, w, None, *options)
+    (((images, rows, row_bytes, limit), parts),) = made
+    covered = np.zeros((images, rows), int)
+    for part in parts:
+        covered[part.images, part.rows] += 1
+        assert np.prod(part.shape) * row_bytes <= max(limit, row_bytes)
+    assert np.all(covered == 1)
+    height, width = np.max([part.shape for part in parts], 0)
+    assert ("part of one" if width < rows else "one" if height == 1 else "several") == largest
+
+
+def test_winograd_filters_four_rows_with_six_products(rng):
+    for _ in range(20):
+        x, w = rng.standard_normal(6), rng.standard_normal(3)
+        direct = [x[i : i + 3] @ w for i in range(4)]
+        np.testing.assert_allclose(winograd._A @ ((winograd._G @ w) * (winograd._B @ x)), direct, rtol=0, atol=1e-13)
+
+
+def test_what_is_not_finite_reaches_all_who_see_it(by_every_way):
+    x, w, b, dy = conv_arrays(by_every_way)
+    options = by_every_way[2]
+    residual = dy.copy()
+    for bad in (np.nan, np.inf):
+        x[2, 6, 6, 1], residual[1, 2, 3, 0] = bad, bad
+        with np.errstate(invalid="ignore"):
+            fast, slow = (k.conv2d(x, w, b, *options, residual) for k in (numpy, reference))
+            clipped = numpy.conv2d(x, w, b, *options, residual, True)
+        touched = ~np.isfinite(slow)
+        assert 1 < touched.sum() < touched.size
+        assert not np.isfinite(fast[touched]).any()
+        np.testing.assert_array_equal(np.isnan(clipped), np.isnan(fast))  # the ReLU hides no NaN
+        untouched = np.ones(len(x), bool)
+        untouched[[1, 2]] = False
+        agree(fast[untouched], slow[untouched])  # other images are not concerned
+
+
+def in_a_new_thread(function):
+    """What a function returns in a thread that has computed nothing yet."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_one_convolution_leaves_nothing_behind_for_the_next(by_every_way):
+    options = by_every_way[2]
+
+    def everything(dtype, factor=1):
+        x, w, b, dy = conv_arrays(by_every_way, dtype)
+        with np.errstate(invalid="ignore"):
+            x, dy = factor * x, factor * dy
+            return numpy.conv2d(x, w, b, *options), *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+
+    expected = in_a_new_thread(lambda: everything("float64"))
+    for other in (("float32",), ("float64", np.nan)):
+        again = in_a_new_thread(lambda other=other: (everything(*other), everything("float64"))[1])
+        for a, b in zip(again, expected, strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng):
+    w = rng.standard_normal((3, 3, 2, 2))
+
+    def convolve():
+        for height in range(5, 40):
+            numpy.conv2d(rng.standard_normal((1, height, 6, 2)), w, None, (1, 1), (1, 1), (1, 1), 1)
+        kept = winograd._kept.buffers.values()
+        return len(kept), [weakref.ref(buffers.points) for buffers in kept]
+
+    number, references = in_a_new_thread(convolve)
+    assert 1 <= number <= winograd._KEPT < 35
+    assert [reference() for reference in references] == [None] * number
+
+
+def test_a_convolution_keeps_the_dtype_and_gives_whole_arrays(by_every_way):
+    for dtype in ("float32", "float64"):
+        x, w, b, dy = conv_arrays(by_every_way, dtype)
+        options = by_every_way[2]
+        z, y = dy + 1, dy - 1
+        norm = b, *numpy.moments(z), 1e-5
+        results = (numpy.conv2d(x, w, b, *options), *numpy.conv2d_moments(x, w, None, *options),
+                   *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options), numpy.channel_sum(dy),
+                   *numpy.conv2d_norm_backward(dy, y, z, *norm, x, w, x.shape, w.shape, *options, residual=True)
+                   )  # fmt: skip
+        assert {a.dtype for a in results} == {np.dtype(dtype)}
+        assert all(a.flags.c_contiguous for a in results)
+
+
+@THOROUGH
+@given(case=poolings(), dtype=DTYPES, special=st.sampled_from([None, np.nan, -np.inf, np.inf]),
+       threads=st.integers(1, 3), layout=st.sampled_from(list(LAYOUTS)))  # fmt: skip
+def test_pooling_is_its_loops(case, dtype, special, threads, layout):
     shape, options = case
     rng = np.random.default_rng(list(shape))
     x = rng.integers(-3, 4, shape).astype(dtype)  # whole numbers: plenty of ties
     if special is not None:
         x[rng.random(shape) < 0.6] = special
-    (fast, chosen), (slow, expected) = numpy.max_pool2d(x, *options), reference.max_pool2d(x, *options)
-    np.testing.assert_array_equal(fast, slow)
-    np.testing.assert_array_equal(chosen, expected)
-    dy = rng.standard_normal(fast.shape).astype(dtype)
-    dx, expected, sizes = (
-        k.max_pool2d_dx(d, chosen, shape, *options) for k, d in ((numpy, dy), (reference, dy), (reference, np.abs(dy)))
-    )
-    agree(dx, expected, 16, sizes)
+    slow, expected = reference.max_pool2d(x, *options)
+    dy = rng.standard_normal(slow.shape).astype(dtype)
+    changed, upstream, cells = laid_out((x, dy, expected), layout) if special is None else (x, dy, expected)
+    with small_pieces(threads):
+        fast, chosen = numpy.max_pool2d(changed, *options)
+        dx = numpy.max_pool2d_dx(upstream, cells, shape, *options)
+        average = numpy.avg_pool2d(changed, *options)
+        average_dx = numpy.avg_pool2d_dx(upstream, shape, *options)
+    for a, b in ((fast, slow), (chosen, expected), (dx, reference.max_pool2d_dx(dy, expected, shape, *options))):
+        np.testing.assert_array_equal(a, b, strict=True)  # a pixel of several windows adds in the same order
     # all of it arrives, even where a window holds only -inf
+    sizes = reference.max_pool2d_dx(np.abs(dy), expected, shape, *options)
     assert abs(dx.sum() - dy.sum()) <= 2 * dy.size * np.finfo(dtype).eps * sizes.sum()
     if special is None:  # 16 terms and a division
-        agree(
-            numpy.avg_pool2d(x, *options), reference.avg_pool2d(x, *options), 17, reference.avg_pool2d(abs(x), *options)
-        )
-        sizes = reference.avg_pool2d_dx(abs(dy), shape, *options)
-        agree(numpy.avg_pool2d_dx(dy, shape, *options), reference.avg_pool2d_dx(dy, shape, *options), 17, sizes)
+        agree(average, reference.avg_pool2d(x, *options), 17, reference.avg_pool2d(abs(x), *options))
+    sizes = reference.avg_pool2d_dx(abs(dy), shape, *options)
+    agree(average_dx, reference.avg_pool2d_dx(dy, shape, *options), 17, sizes)
+
+
+def test_images_of_several_tiles_are_pooled_whole(rng, monkeypatch):
+    x, options = rng.standard_normal((7, 6, 5, 3)), ((3, 2), (2, 1), (1, 1))
+    y, chosen = numpy.max_pool2d(x, *options)
+    dx = numpy.max_pool2d_dx(y, chosen, x.shape, *options)
+    for images in (1, 2, 3):
+        monkeypatch.setattr(pool, "_TILE_BYTES", images * x[0].nbytes)
+        for a, b in zip(numpy.max_pool2d(x, *options), (y, chosen), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(numpy.max_pool2d_dx(y, chosen, x.shape, *options), dx)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 4, 4, 0)])
+def test_pooling_of_nothing(kernels, shape):
+    kernel, options = minires.kernels.active(), ((3, 3), (2, 2), (1, 1))
+    y, chosen = kernel.max_pool2d(np.ones(shape), *options)
+    assert y.shape == chosen.shape == kernel.avg_pool2d(np.ones(shape), *options).shape == (shape[0], 2, 2, shape[3])
+    assert kernel.max_pool2d_dx(y, chosen, shape, *options).shape == shape
+    assert kernel.avg_pool2d_dx(y, shape, *options).shape == shape
+
+
+def test_what_lies_in_memory_between_the_pictures_does_not_matter(monkeypatch):
+    """Windows that straddle two rows are computed too: what they see must not overflow, a warning that nobody needs."""
+    x, options = np.ones((2, 5, 4, 1), np.float32), ((3, 3), (2, 2), (1, 1))
+    largest = np.finfo(np.float32).max
+    monkeypatch.setattr(
+        pool, "empty", lambda s, dtype: np.full(s, largest if np.dtype(dtype).kind == "f" else 1, dtype)
+    )
+    y, chosen = numpy.max_pool2d(x, *options)
+    numpy.max_pool2d_dx(y, chosen, x.shape, *options)
+    numpy.avg_pool2d_dx(numpy.avg_pool2d(x, *options), x.shape, *options)
+
+
+def test_an_infinite_gradient_goes_where_it_belongs(kernels):
+    x = np.array([1, 2, 4, 3.0]).reshape(1, 1, 4, 1)
+    options = (1, 2), (1, 1), (0, 0)
+    _, chosen = minires.kernels.active().max_pool2d(x, *options)
+    dy = np.array([1, np.inf, 2]).reshape(1, 1, 3, 1)
+    dx = minires.kernels.active().max_pool2d_dx(dy, chosen, x.shape, *options)
+    assert dx.ravel().tolist() == [0, 1, np.inf, 0]
 
 
 def test_a_nan_is_the_maximum_of_its_window(kernels):
@@ -152,31 +465,97 @@ def test_a_window_of_many_cells(kernels):
 
 
 @THOROUGH
-@given(shape=some.array_shapes(min_dims=2, max_dims=4, max_side=5), dtype=st.sampled_from(["float64", "float32"]))
-def test_batch_norm_is_its_chain_rule(shape, dtype):
+@given(shape=some.array_shapes(min_dims=2, max_dims=4, max_side=5), dtype=DTYPES, cut=CUTS, relu=st.booleans(),
+       added=st.booleans(), layout=st.sampled_from(list(LAYOUTS)))  # fmt: skip
+def test_batch_norm_is_its_chain_rule(shape, dtype, cut, relu, added, layout):
     rng = np.random.default_rng(list(shape))
-    x, dy = (rng.standard_normal((2, *shape)) + 2).astype(dtype)
+    x, dy, residual = (rng.standard_normal((3, *shape)) + 2).astype(dtype)
     gamma, beta = rng.standard_normal((2, shape[-1])).astype(dtype)
     eps = 0.1
-    fast, slow = (k.batch_norm(x, gamma, beta, eps) for k in (numpy, reference))
-    _, mean, var = slow
-    backward = [k.batch_norm_backward(dy, x, gamma, mean, var, eps) for k in (numpy, reference)]
+    mean, var = reference.moments(x)
+    norm = gamma, mean, var, eps
+    y = reference.batch_norm(x, gamma, beta, mean, var, eps, residual if added else None, relu)
+    slow = mean, var, y, *reference.batch_norm_backward(dy, y if relu else None, x, *norm)
+    with split(*cut):
+        a, b, c, d = laid_out((x, dy, residual, y), layout)
+        fast = (*numpy.moments(a), numpy.batch_norm(a, gamma, beta, mean, var, eps, c if added else None, relu),
+                *numpy.batch_norm_backward(b, d if relu else None, a, *norm))  # fmt: skip
     # every result is a sum over at most n pixels, an error of n eps, of products of at most one dy, one gamma, and two
     # x / std, in each of which the mean and the variance bring an error of n eps more
     sizes = (1 + abs(x).max() / np.sqrt(eps)) ** 2 * (1 + abs(gamma).max()) * (1 + abs(dy).max())
+    sizes += abs(residual).max()
     n = x.size // x.shape[-1]
-    for (a, b), size in zip(
-        zip((*fast, *backward[0]), (*slow, *backward[1]), strict=True), (1, 1, 1, 1, n, n), strict=True
-    ):
-        agree(a, b, 4 * n, size * sizes)
+    for fast_one, slow_one, size in zip(fast, slow, (1, 1, 1, 1, n, n, 1), strict=True):
+        agree(fast_one, slow_one, 4 * n, size * sizes)
 
 
-def test_batch_norm_of_a_large_mean_keeps_its_variance():
-    x = (np.random.default_rng(4).standard_normal((500, 2)) + 1000).astype(np.float32)
-    # the numbers themselves are rounded to 6e-5, their spread is 1: single precision is enough if x is centred first
-    np.testing.assert_allclose(
-        numpy.batch_norm(x, np.ones(2, "f"), np.zeros(2, "f"), 1e-5)[2], x.var(0, "d"), rtol=1e-4
-    )
+def near_and_far(rng):
+    """Pictures in single precision that make a variance hard: several chunks of them, and hundreds of rows each."""
+    shape = 12, 40, 40, 17  # 326 400 numbers
+    x = rng.standard_normal(shape)
+    apart = np.linspace(-1, 1, 12)[:, None, None, None]
+    return {
+        "a mean 10 000 deviations from zero": x + 1e4,
+        "each channel its own": x * np.geomspace(1e-3, 1e3, 17) + 1e4 * np.geomspace(1e-3, 1e3, 17),
+        "images far from each other": x + 1e4 * apart,
+        "rows far from each other": x + 1e4 * np.cos(np.arange(40.0))[:, None, None],
+        "far from zero and from each other": x + 1e5 + 1e3 * apart,
+        "only the first row is elsewhere": x + 1e4 * (np.arange(12 * 40).reshape(12, 40, 1, 1) > 0),
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_single_precision_is_enough_for_a_variance(rng, threads):
+    for what, x in near_and_far(rng).items():
+        x = x.astype(np.float32)
+        with split(threads):
+            mean, var = numpy.moments(x)
+        # the mean is exact but for the rounding of what is summed, relative to how far from zero and apart things are
+        np.testing.assert_allclose(mean, x.mean((0, 1, 2), "d"), rtol=2e-7, atol=1e-6 * np.abs(x).max(), err_msg=what)
+        np.testing.assert_allclose(var, x.var((0, 1, 2), "d"), rtol=1e-3, err_msg=what)
+
+
+@pytest.mark.parametrize("window", [(3, 1), (1, 0)], ids=["winograd", "one pixel"])
+@pytest.mark.parametrize("tile", [None, 100_000])
+def test_a_convolution_gathers_a_variance_as_well(rng, window, tile):
+    kernel, padding = window
+    w = np.zeros((kernel, kernel, 17, 17), np.float32)
+    w[kernel // 2, kernel // 2] = np.eye(17)  # the picture comes out as it went in
+    for what, x in near_and_far(rng).items():
+        with split(2, tile):
+            y, mean, var = numpy.conv2d_moments(x.astype(np.float32), w, None, (1, 1), (padding, padding), (1, 1), 1)
+        np.testing.assert_allclose(mean, y.mean((0, 1, 2), "d"), rtol=2e-7, atol=1e-6 * np.abs(y).max(), err_msg=what)
+        np.testing.assert_allclose(var, y.var((0, 1, 2), "d"), rtol=1e-3, err_msg=what)
+
+
+def test_no_gradient_in_none_out(kernels, rng):
+    kernel = minires.kernels.active()
+    x = rng.standard_normal((4, 3, 2, 5)).astype(np.float32)
+    gamma, mean, var = np.ones(5, "f"), *kernel.moments(x)
+    # none at all, or none that passes the ReLU
+    for dy, y in ((np.zeros_like(x), None), (np.ones_like(x), np.zeros_like(x))):
+        for result in kernel.batch_norm_backward(dy, y, x, gamma, mean, var, 1e-5):
+            assert not result.any()
+
+
+def test_what_a_relu_after_a_batch_norm_hides_and_what_not(kernels, rng):
+    kernel = minires.kernels.active()
+    x, dy, residual = rng.standard_normal((3, 4, 3, 2, 5))
+    x[1, 0, 1, 3], residual[2, 1, 0, 2], residual[0, 0, 0, 0] = np.nan, np.nan, -np.inf
+    gamma, beta, var = np.ones((3, 5))
+    norm = gamma, np.zeros(5), var, 1e-5
+    y = kernel.batch_norm(x, gamma, beta, *norm[1:], residual, True)
+    assert np.argwhere(np.isnan(y)).tolist() == [[1, 0, 1, 3], [2, 1, 0, 2]]
+    assert y[0, 0, 0, 0] == 0
+    y, x = np.where(np.isnan(y), 1, y), np.nan_to_num(x)
+    y[3, 2, 1, 1], y[3, 2, 1, 4], dy[3, 2, 1, 1], dy[3, 2, 1, 4] = 0, 2, np.inf, np.inf
+    with np.errstate(invalid="ignore"):
+        dx, dgamma, dbeta, g = kernel.batch_norm_backward(dy, y, x, *norm)
+    assert np.isnan(g[3, 2, 1, 1])  # an infinite dy is not hidden by a 0
+    assert g[3, 2, 1, 4] == np.inf
+    bad = [False, True, False, False, True]  # and spoils its channel, no other
+    for array in (dx.reshape(-1, 5).sum(0), dgamma, dbeta):
+        assert (~np.isfinite(array)).tolist() == bad
 
 
 @THOROUGH
@@ -201,41 +580,65 @@ def test_cross_entropy_is_its_sum(n, k, smoothing, scale, dtype):
 @THOROUGH
 @given(
     x=some.arrays(
-        np.float64, some.array_shapes(min_side=0), elements=st.sampled_from([-2.5, -0.0, 0.0, 1e-300, 3, np.nan])
-    )
+        np.float64,
+        some.array_shapes(min_dims=0, min_side=0, max_side=7),
+        elements=st.sampled_from([-2.5, -0.0, 0.0, 1e-300, 3, np.nan]),
+    ),
+    threads=st.integers(1, 3),
 )
-def test_relu_is_its_loop(x):
+def test_relu_and_addition_are_their_loops(x, threads):
     dy = np.random.default_rng(11).standard_normal(x.shape)
-    for fast, slow in ((numpy.relu(x), reference.relu(x)), (numpy.relu_dx(dy, x), reference.relu_dx(dy, x))):
-        np.testing.assert_array_equal(fast[~np.isnan(x)], slow[~np.isnan(x)])
-    assert np.array_equal(np.isnan(numpy.relu(x)), np.isnan(x))
-    assert np.array_equal(np.isnan(reference.relu(x)), np.isnan(x))
+    with small_pieces(threads):
+        fast = numpy.relu(x), numpy.relu_dx(dy, x), numpy.add(dy, x)
+    for a, b in zip(fast, (reference.relu(x), reference.relu_dx(dy, x), reference.add(dy, x)), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "int64"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_elements_of_any_dtype_and_layout(rng, dtype, layout):
+    a, b = laid_out(list(rng.integers(-3, 4, (2, 2, 3, 7)).astype(dtype)), layout)
+    with small_pieces(2):
+        results = numpy.relu(a), numpy.relu_dx(a, b), numpy.add(a, b)
+    for y, expected in zip(results, (np.maximum(a, 0), a * (b > 0), a + b), strict=True):
+        np.testing.assert_array_equal(y, expected, strict=True)
+        assert y.flags.c_contiguous
+
+
+@THOROUGH
+@given(shape=some.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7), dtype=DTYPES,
+       layout=st.sampled_from(list(LAYOUTS)), threads=st.integers(1, 3), decay=st.sampled_from([0.0, 0.01]),
+       momentum=st.sampled_from([None, "plain", "Nesterov"]))  # fmt: skip
+def test_sgd_is_its_formula_to_the_bit(shape, dtype, layout, threads, decay, momentum):
+    rng = np.random.default_rng([3, *shape])
+    value, grad, velocity = (np.array(rng.standard_normal(shape), dtype) for _ in range(3))
+    fast = [value.copy(), grad, velocity.copy()]
+    if shape:
+        fast = laid_out(fast, layout)
+    settings = 0.1, 0.9, decay, momentum == "Nesterov"
+    with small_pieces(threads):
+        numpy.sgd(*fast[:2], fast[2] if momentum else None, *settings)
+    reference.sgd(value, grad, velocity if momentum else None, *settings)
+    for a, b in zip(fast, (value, grad, velocity), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
 
 
 # -- adjoints ---------------------------------------------------------------------------------------------------------
 
 
 @THOROUGH
-@given(case=convolutions())
-def test_conv2d_its_dx_and_its_dw_are_adjoint(case):
+@given(case=convolutions(products=60_000), cut=CUTS)
+def test_conv2d_its_dx_and_its_dw_are_adjoint(case, cut):
     x, w, _, dy = conv_arrays(case)
     options = case[2]
-    through_y = dot(numpy.conv2d(x, w, None, *options), dy)
-    bound = 1e-12 * (1 + dot(np.abs(numpy.conv2d(np.abs(x), np.abs(w), None, *options)), np.abs(dy)))
-    assert abs(through_y - dot(x, numpy.conv2d_dx(dy, w, x.shape, *options))) <= bound
-    assert abs(through_y - dot(w, numpy.conv2d_dw(dy, x, w.shape, *options))) <= bound
-
-
-@THOROUGH
-@given(case=convolutions())
-def test_col2im_is_the_adjoint_of_im2col(case):
-    x, w, _, dy = conv_arrays(case)
-    stride, padding, dilation, groups = case[2]
-    window = w.shape[:2], dy.shape[1:3], stride, padding, dilation, groups
-    columns = conv.im2col(x, *window)
-    assert columns.shape == (groups, dy.shape[0] * dy.shape[1] * dy.shape[2], int(np.prod(w.shape[:3])))
-    other = np.random.default_rng(6).standard_normal(columns.shape)
-    assert abs(dot(columns, other) - dot(x, conv.col2im(other, x.shape, *window))) <= 1e-12 * (1 + columns.size)
+    with split(*cut):
+        through_y = dot(numpy.conv2d(x, w, None, *options), dy)
+        dx, dw = numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+        with all_signs_positive():
+            sizes = numpy.conv2d(np.abs(x), np.abs(w), None, *options)
+    bound = 1e-12 * (1 + dot(sizes, np.abs(dy)))
+    assert abs(through_y - dot(x, dx)) <= bound
+    assert abs(through_y - dot(w, dw)) <= bound
 
 
 @THOROUGH
@@ -282,16 +685,21 @@ def to_nhwc(t):
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
-@given(case=convolutions())
-def test_conv2d_is_that_of_torch(case):
+@given(case=convolutions(products=10_000_000), cut=CUTS)
+def test_conv2d_is_that_of_torch(case, cut):
     torch = pytest.importorskip("torch")
     (x, w, b, dy), (stride, padding, dilation, groups) = conv_arrays(case), case[2]
-    tx, tw, tb = (torch.tensor(a, requires_grad=True) for a in (x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), b))
+    tx, tw, tb = (
+        torch.tensor(np.ascontiguousarray(a), requires_grad=True)
+        for a in (x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), b)
+    )
     ty = torch.nn.functional.conv2d(tx, tw, tb, stride, padding, dilation, groups)
-    agree(numpy.conv2d(x, w, b, *case[2]), to_nhwc(ty))
     ty.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
-    agree(numpy.conv2d_dx(dy, w, x.shape, *case[2]), to_nhwc(tx.grad))
-    agree(numpy.conv2d_dw(dy, x, w.shape, *case[2]), tw.grad.numpy().transpose(2, 3, 1, 0))
+    with split(*cut):
+        agree(numpy.conv2d(x, w, b, *case[2]), to_nhwc(ty))
+        dx, dw = numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *case[2])
+    agree(dx, to_nhwc(tx.grad))
+    agree(dw, tw.grad.numpy().transpose(2, 3, 1, 0))
     agree(numpy.channel_sum(dy), tb.grad.numpy())
 
 

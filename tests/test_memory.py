@@ -27,15 +27,6 @@ def test_depth_is_no_limit(depth, walked):
     assert alive() is None
 
 
-@pytest.fixture
-def without_collector():
-    """Whatever dies here dies by reference counting alone."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def _network(use):
     """Run a little network with batch norm, pooling, fan-out and views; weak references to everything it made."""
     rng = np.random.default_rng(5)

@@ -33,17 +33,18 @@ class _Store:
 
     def take(self, size: int) -> np.ndarray:
         with self._lock:
-            self.in_use += size
-            self.peak = max(self.peak, self.in_use)
             found = self._idle.pop(size, None)
             if found:
                 memory = found.pop()
                 self.idle -= size
                 if found:
                     self._idle[size] = found
-                return memory
-            self._forget(self.in_use + self.idle - self.peak)
-        return _Memory(size, np.uint8)
+            else:
+                self._forget(self.in_use + size + self.idle - max(self.peak, self.in_use + size))
+                memory = _Memory(size, np.uint8)
+            self.in_use += size
+            self.peak = max(self.peak, self.in_use)
+            return memory
 
     def give(self, memory: np.ndarray) -> None:
         with self._lock:

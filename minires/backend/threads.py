@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+import numpy as np
 import threadpoolctl
 
 from ..errors import ArgumentError
@@ -32,12 +33,16 @@ def get_num_threads() -> int:
         text = os.environ.get(_VARIABLE)
         if text is None:
             _number = max([library.num_threads for library in _blas.libraries], default=os.cpu_count() or 1)
-        elif text.strip().isdigit() and int(text) >= 1:
-            _number = int(text)
         else:
-            raise ArgumentError(
-                f"{_VARIABLE} must be a whole number of at least 1, got {text!r}. Unset it or correct it."
-            )
+            try:
+                number = int(text)
+            except ValueError:
+                number = 0
+            if number < 1:
+                raise ArgumentError(
+                    f"{_VARIABLE} must be a whole number of at least 1, got {text!r}. Unset it or correct it."
+                )
+            _number = number
     return _number
 
 
@@ -73,9 +78,10 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> li
             return [work(range(count))]
         parts = [range(i * count // number, (i + 1) * count // number) for i in range(number)]
         pool = _executor(number)
-        others = [pool.submit(_inside_work, work, part) for part in parts[1:]]
+        errors = np.geterr()  # what the caller said about overflow and the like holds for this thread only
+        others = [pool.submit(_inside_work, work, part, errors) for part in parts[1:]]
         try:
-            first = _inside_work(work, parts[0])  # this thread works too
+            first = _inside_work(work, parts[0], errors)  # this thread works too
         finally:
             wait(others)  # whatever happened here: they write into arrays that the caller may look at
         return [first, *(future.result() for future in others)]
@@ -92,10 +98,11 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
-def _inside_work(work: Callable[[range], Result], part: range) -> Result:
+def _inside_work(work: Callable[[range], Result], part: range, errors: Any) -> Result:
     _inside.work = True
     try:
-        return work(part)
+        with np.errstate(**errors):
+            return work(part)
     finally:
         _inside.work = False
 
@@ -104,10 +111,8 @@ def _executor(number: int) -> ThreadPoolExecutor:
     global _pool, _pool_size
     with _pool_lock:
         if _pool is None or _pool_size < number - 1:
-            if _pool is not None:
-                _pool.shutdown(wait=False)  # finishes what it was given
-            _pool_size = number - 1
-            _pool = ThreadPoolExecutor(_pool_size, thread_name_prefix="minires")
+            _pool_size = number - 1  # a smaller pool ends by itself when nobody works with it any more
+            _pool = ThreadPoolExecutor(_pool_size, "minires", _blas.hold_in_this_thread)
         return _pool
 
 
@@ -135,7 +140,7 @@ class _Blas:
             if self._users == 1:
                 self._before = [library.get_num_threads() for library in self.libraries]
                 for library in self.libraries:
-                    library.set_num_threads(1)
+                    self._set(library, 1)
 
     def __exit__(self, *exception: Any) -> None:
         with self._lock:
@@ -145,7 +150,19 @@ class _Blas:
 
     def _restore(self) -> None:
         for library, number in zip(self.libraries, self._before, strict=True):
-            library.set_num_threads(number)
+            self._set(library, number)
+
+    def hold_in_this_thread(self) -> None:
+        """One thread for good in a thread of the pool, where the number belongs to each thread, as with OpenMP."""
+        for library in self.libraries:
+            if getattr(library, "threading_layer", None) == "openmp":
+                library.set_num_threads(1)
+
+    @staticmethod
+    def _set(library: Any, number: int) -> None:
+        library.set_num_threads(number)
+        if hasattr(library, "clear_controlling_thread"):  # or else only this thread could change it again
+            library.clear_controlling_thread()
 
 
 _blas = _Blas()

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from ..backend import cupy_problem, get_num_threads
-from ..bench import machine
 from .datasets import describe
 
 
@@ -19,21 +18,22 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what there is."""
+    from ..bench import machine  # only here: it is not needed to train
+
     threads = get_num_threads()
     for line in machine.lines(machine.describe(threads)):
         print(line)
-    print(
-        f"{_gflops(threads):.0f} GFLOP/s in a float32 product on {threads} threads (MINIRES_NUM_THREADS changes that)"
-    )
+    rate = _gflops(machine.BlasPeak(threads))
+    print(f"{rate:.0f} GFLOP/s in a float32 product on {threads} threads (MINIRES_NUM_THREADS changes that)")
     print(cupy_problem() or "CuPy ready")
     print("data")
     for line in describe():
         print(f"  {line}")
 
 
-def _gflops(threads: int) -> float:
+def _gflops(product: Any) -> float:
     """The rate of a large matrix product, the best of five."""
-    product, times = machine.BlasPeak(threads), []
+    times = []
     for _ in range(5):
         started = time.perf_counter()
         product()

@@ -41,6 +41,11 @@ def active() -> ModuleType:
     return KERNELS[_choice.name]
 
 
+def chosen() -> str:
+    """Its name."""
+    return _choice.name
+
+
 class use_kernels:
     """Compute with another set of kernels inside a ``with`` block, in this thread.
 
@@ -63,4 +68,4 @@ class use_kernels:
         _choice.name = self._before.pop()
 
 
-__all__ = ["KERNELS", "active", "use_kernels"]
+__all__ = ["KERNELS", "active", "chosen", "use_kernels"]

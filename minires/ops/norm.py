@@ -62,11 +62,12 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
 
 def due_convolution(x: Tensor) -> bool:
     """Whether x is a convolution without a bias or an addition that has not been computed yet."""
-    return isinstance(x, Pending) and x.due and x.function is Conv2d and x.inputs[2] is x.inputs[3] is None
+    return isinstance(x, Pending) and x.open and x.function is Conv2d and x.inputs[2] is x.inputs[3] is None
 
 
 def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Array, Array]:
     """A convolution that is due and the batch norm after it as one, and the mean and variance between them."""
+    x.check()
     pictures, w, _, _ = x.inputs
     window = tuple(x.options.values())
     z, mean, var = kernels.active().conv2d_moments(pictures.data, w.data, None, *window)
@@ -80,6 +81,7 @@ def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: A
     gamma (w * x - mean) / std + beta is the convolution with the weights w gamma / std and the bias
     beta - mean gamma / std.
     """
+    x.check()
     pictures, w, _, _ = x.inputs
     scale = (gamma / array_module(gamma).sqrt(var + eps)).astype(w.dtype)
     inputs = pictures, Tensor(w.data * scale), Tensor((beta - mean * scale).astype(w.dtype)), None

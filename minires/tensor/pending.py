@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..errors import GraphError
 from .modes import modes
 from .operators import plain
@@ -29,12 +30,12 @@ class Pending(Tensor):
     option ``relu``.
     """
 
-    __slots__ = ("_like", "absorbed", "function", "inputs", "options", "recording", "versions")
+    __slots__ = ("_like", "absorbed", "function", "inputs", "kernels", "options", "recording", "versions")
 
     def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
         self.function, self.inputs, self.options = function, inputs, options
         self._like = shape, inputs[0].dtype
-        self.recording = modes.grad_enabled
+        self.recording, self.kernels = modes.grad_enabled, kernels.chosen()
         self.versions = [(x._version, x._version[0]) for x in inputs if isinstance(x, Tensor)]
         self.absorbed = False
 
@@ -49,16 +50,26 @@ class Pending(Tensor):
         """Whether the value has not been computed yet."""
         return self.inputs is not None
 
-    def compute(self) -> None:
-        """Fill in the value."""
+    @property
+    def open(self) -> bool:
+        """Whether it may take in an operation that is called now: due, and both recorded and computed alike."""
+        return self.due and (self.recording, self.kernels) == (modes.grad_enabled, kernels.chosen())
+
+    def check(self) -> None:
+        """Raise GraphError if an input is not what it was when the operation was called."""
         if any(version[0] != then for version, then in self.versions):
             raise GraphError(
                 f"{self.function.__name__}: an input was changed in place before this result of a fused function was "
                 "looked at. Look at it earlier, or turn fusion off with minires.no_fusion()."
             )
+
+    def compute(self) -> None:
+        """Fill in the value."""
+        self.check()
         before, modes.grad_enabled = modes.grad_enabled, self.recording
         try:
-            result = apply(self.function, self.inputs, self.options)
+            with kernels.use_kernels(self.kernels):
+                result = apply(self.function, self.inputs, self.options)
         finally:
             modes.grad_enabled = before
         for slot in _FILLED:
@@ -103,15 +114,16 @@ class Pending(Tensor):
         return super().__radd__(other) if both is None else both
 
     def _plus(self, other: Any) -> Pending | None:
-        fits = isinstance(other, Tensor) and (other.shape, other.dtype) == self._like
-        if not (self.due and fits and self.inputs[-1] is None):
+        if not isinstance(other, Tensor) or (other.shape, other.dtype) != self._like:
             return None
-        plain(other)  # if that is pending too, it is computed first
+        plain(other)  # if that is pending too, it is computed first; and it may be this one, or need it
+        if not self.open or self.inputs[-1] is not None:
+            return None
         return self.take_in(self.function, (*self.inputs[:-1], other), self.options)
 
     def relu(self) -> Tensor:
         """max(x, 0), in the same pass."""
-        if not self.due:
+        if not self.open:
             return super().relu()
         both = self.take_in(self.function, self.inputs, {**self.options, "relu": True})
         both.compute()
@@ -119,8 +131,8 @@ class Pending(Tensor):
 
     def take_in(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Pending:
         """What is due and the operation after it, as one."""
+        self.check()
         both = Pending(function, inputs, options, self.shape)
-        both.recording = self.recording
         self.absorbed = True
         return both
 
@@ -146,7 +158,7 @@ class Pending(Tensor):
 
 def later(function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """``function.apply(*inputs, **options)``: now, or in a `fused` function when its result, of ``shape``, is used."""
-    if modes.fusing and not modes.anomaly:
+    if modes.fusing and modes.may_fuse and not modes.anomaly:
         return Pending(function, inputs, options, shape)
     return apply(function, inputs, options)
 
@@ -169,13 +181,24 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def inside(*args: Any, **kwargs: Any) -> Any:
-        before, modes.fusing = modes.fusing, modes.may_fuse
+        before, modes.fusing = modes.fusing, True
         try:
             output = function(*args, **kwargs)
         finally:
             modes.fusing = before
-        if isinstance(output, Pending) and not before:
-            plain(output)  # nothing waits outside
+        if not before:
+            _settle(output)
         return output
 
     return inside
+
+
+def _settle(output: Any) -> None:
+    """Nothing waits outside."""
+    if isinstance(output, Tensor):
+        plain(output)
+    elif isinstance(output, dict):
+        _settle(list(output.values()))
+    elif isinstance(output, tuple | list):
+        for one in output:
+            _settle(one)

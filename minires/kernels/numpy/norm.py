@@ -121,12 +121,13 @@ class NormGradient:
         sum_g, sum_gx = np.sum(self._sums(mean), 0, np.float64).reshape(2, -1, x.shape[-1]).sum(1)
         self.dbeta, self.dgamma = sum_g.astype(x.dtype), (sum_gx / std).astype(x.dtype)
         self.scale = (gamma / std).astype(x.dtype)
-        # slope (x - origin) = -sum(g) / m - xhat sum(g xhat) / m: where the slope is 0 it is made too small to matter,
-        # so that the constant need not be added apart
+        # slope (x - origin) = -sum(g) / m - xhat sum(g xhat) / m: a slope of 0 beside a constant is made too small to
+        # matter, so that the constant need not be added apart
         constant, slope = sum_g / count, -sum_gx / (std * std * count)
-        small = 1e-20 * np.abs(constant) + 1e-30
+        small = np.where(constant == 0, 0, 1e-20 * np.abs(constant) + 1e-30)
         slope = np.where(np.abs(slope) < small, small, slope)
-        self._row_values = slope.astype(x.dtype), (mean + constant / slope).astype(x.dtype)
+        origin = mean + np.divide(constant, slope, out=np.zeros_like(slope), where=slope != 0)
+        self._row_values = slope.astype(x.dtype), origin.astype(x.dtype)
         self._known: dict[int, list[np.ndarray]] = {}
 
     def _sums(self, mean) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ _LEAST_ROWS = 512
 def relu(x):
     """max(x, 0); a NaN stays a NaN."""
     if x.size < _SMALL:
-        return np.maximum(x, x.dtype.type(0))
+        return np.maximum(x, x.dtype.type(0), order="C")
     zeros = np.zeros(_ROW, x.dtype)  # NumPy's maximum with a number is four times slower than with a row
     return _each(lambda rows, out: np.maximum(rows, zeros[: rows.shape[-1]], out=out), x)
 
@@ -23,7 +23,7 @@ def relu(x):
 def relu_dx(dy, y):
     """dy times the derivative, 1 where the output was positive and 0 elsewhere: an infinite dy is not hidden by a 0."""
     if y.size < 2 * _LEAST_ROWS * _ROW:
-        return dy * (y > 0)
+        return np.multiply(dy, y > 0, order="C")
 
     def gradient(upstream, rows, out) -> None:
         positive = np.greater(rows, 0, out=empty(rows.shape, np.bool_))
@@ -35,7 +35,7 @@ def relu_dx(dy, y):
 def add(a, b):
     """a + b, of one shape."""
     if a.size < _SMALL:
-        return a + b
+        return np.add(a, b, order="C")
     return _each(np.add, a, b)
 
 

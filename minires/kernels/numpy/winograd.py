@@ -111,7 +111,7 @@ class _Buffers:
         (_, height, width, channels), out, kw, pitch = plan.x_shape, plan.y_shape[3], plan.kw, plan.pitch
         self.plan, self.n, self.groups, self.shape = plan, n, groups, (n, groups)
         above, before = plan.padding
-        self.rows = empty((n, _ROWS * groups + 2, width, channels), dtype)
+        self.rows = np.empty((n, _ROWS * groups + 2, width, channels), dtype)
         self.rows[...] = 0
         # whole images lie where they always lie, with zeros above and below
         self.inside = self.rows[:, above : above + height] if groups == plan.groups else None
@@ -120,7 +120,7 @@ class _Buffers:
 
         count = n * groups * pitch  # windows, those that straddle two rows included
         matrix_rows = -(-count // kw)
-        self.points = empty((_POINTS, kw * (matrix_rows + 1) + before, channels), dtype)
+        self.points = np.empty((_POINTS, kw * (matrix_rows + 1) + before, channels), dtype)
         self.points[...] = 0  # and so it stays before the first pixel, between two rows and after the last pixel
         one, line = self.points[0].size, pitch * channels
         self.transformed = _view(
@@ -130,7 +130,7 @@ class _Buffers:
         self.windows = _view(self.points, 0, windows, (one, channels, kw * channels, 1))
         self.shifted = _view(self.points, 0, shifted, (one, channels, 1, channels))
 
-        self.products = empty((_POINTS, matrix_rows, kw, out), dtype)
+        self.products = np.empty((_POINTS, matrix_rows, kw, out), dtype)
         self.by_phase = self.products.swapaxes(1, 2)
         self.result = n, groups, _ROWS, plan.y_shape[2] * out
         one, line = self.products[0].size, pitch * out
@@ -161,7 +161,7 @@ class _Buffers:
         """A x of a tile, (6, 1, pixels, C), laid out as the windows are: zeros where a window straddles two rows."""
         if not hasattr(self, "transposed"):
             _, _, width, channels = x.shape
-            transposed = empty((_POINTS, 1, self.n * self.groups * self.plan.pitch, channels), x.dtype)
+            transposed = np.empty((_POINTS, 1, self.n * self.groups * self.plan.pitch, channels), x.dtype)
             transposed[...] = 0
             line, shape = self.plan.pitch * channels, (self.n, self.groups, _POINTS, width * channels)
             self.spread = _view(transposed, 0, shape, (self.groups * line, line, transposed[0].size, 1))

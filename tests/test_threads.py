@@ -1,0 +1,429 @@
+"""The pool of threads: how work is split, what becomes of BLAS, and that only the number of threads changes results."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+import minires
+from minires import functional as F
+from minires import optim, tensor
+from minires.backend import in_pieces, threads
+from minires.errors import ArgumentError
+from minires.kernels import numpy as kernel
+from minires.models import cifar_resnet
+
+from .pieces import in_threads, split
+from .programs import run_program
+
+WAIT = 60  # seconds until a test that hangs fails; none of them waits for time to pass
+
+
+def as_it_is(part):
+    return part
+
+
+# -- how many ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_is_what_was_set():
+    with in_threads(5):
+        assert minires.get_num_threads() == 5
+        assert len(in_pieces(as_it_is, 100)) == 5
+        minires.set_num_threads(2)
+        assert minires.get_num_threads() == 2
+        assert len(in_pieces(as_it_is, 100)) == 2
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.0, "2", None, True])
+def test_a_number_that_is_none(number):
+    with in_threads(3):
+        with pytest.raises(ArgumentError, match=r"^set_num_threads: expected a whole number of at least 1, got .*\.$"):
+            minires.set_num_threads(number)
+        assert minires.get_num_threads() == 3
+
+
+def test_a_number_set_in_one_thread_holds_in_all():
+    with in_threads(3):
+        seen = []
+        other = threading.Thread(target=lambda: seen.append((minires.get_num_threads(), len(in_pieces(as_it_is, 9)))))
+        other.start()
+        other.join()
+        assert seen == [(3, 3)]
+
+
+@pytest.mark.parametrize("text", ["", " ", "0", "-2", "two", "1.5", "2 3", "²"])
+def test_a_variable_that_is_no_number(monkeypatch, text):
+    monkeypatch.setattr(threads, "_number", None)
+    monkeypatch.setenv("MINIRES_NUM_THREADS", text)
+    for _ in range(2):  # the first answer is not kept
+        with pytest.raises(ArgumentError, match=r"^MINIRES_NUM_THREADS must be a whole number of at least 1, got '"):
+            minires.get_num_threads()
+    monkeypatch.setenv("MINIRES_NUM_THREADS", " 4 ")
+    assert minires.get_num_threads() == 4
+    monkeypatch.setenv("MINIRES_NUM_THREADS", "7")
+    assert minires.get_num_threads() == 4  # read once
+
+
+def test_the_variable_of_a_program():
+    shown = run_program(
+        "import minires; from minires.backend import in_pieces\n"
+        "print(minires.get_num_threads(), len(in_pieces(list, 100)))",
+        MINIRES_NUM_THREADS="3",
+    )
+    assert (shown.stdout, shown.stderr) == ("3 3\n", "")
+
+
+def test_a_variable_of_a_program_that_is_no_number():
+    stopped = run_program("import minires; minires.get_num_threads()", MINIRES_NUM_THREADS="many")
+    assert stopped.returncode == 1
+    assert stopped.stderr.splitlines()[-1] == (
+        "minires.errors.ArgumentError: MINIRES_NUM_THREADS must be a whole number of at least 1, got 'many'. Unset it "
+        "or correct it."
+    )
+
+
+def test_without_a_variable_there_are_as_many_as_blas_has():
+    shown = run_program(
+        "import numpy, threadpoolctl\n"
+        "threadpoolctl.threadpool_limits(3, 'blas')\n"
+        "known = [i['num_threads'] for i in threadpoolctl.threadpool_info() if i['user_api'] == 'blas']\n"
+        "import os, minires\n"
+        "print(minires.get_num_threads() == max(known, default=os.cpu_count()))",
+        MINIRES_NUM_THREADS=None,
+    )
+    assert (shown.stdout, shown.stderr) == ("True\n", "")
+
+
+# -- how work is split ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 20, 101])
+@pytest.mark.parametrize("least", [0, 1, 2, 4, 50])
+def test_the_parts_are_the_whole(number, count, least):
+    with in_threads(number):
+        parts = in_pieces(as_it_is, count, least)
+    assert [i for part in parts for i in part] == list(range(count))
+    assert len(parts) == max(1, min(number, count // max(1, least)))
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
+    assert count == 0 or min(sizes) >= min(count, least, 1)
+
+
+def test_each_part_has_a_thread_and_the_first_that_of_the_caller():
+    together = threading.Barrier(3)
+
+    def work(part):
+        together.wait(WAIT)  # nobody passes until all three are here
+        return threading.get_ident()
+
+    with in_threads(3):
+        first, *others = in_pieces(work, 3)
+    assert first == threading.get_ident()
+    assert len({first, *others}) == 3
+
+
+def test_results_are_in_order_whoever_is_ready_first():
+    last_is_ready = threading.Event()
+
+    def work(part):
+        if part.stop == 10:
+            last_is_ready.set()
+        assert last_is_ready.wait(WAIT)
+        return part
+
+    with in_threads(3):
+        assert in_pieces(work, 10) == [range(3), range(3, 6), range(6, 10)]
+
+
+def test_work_inside_work_is_not_split_again():
+    def work(part):
+        inner = in_pieces(as_it_is, 12)
+        again = in_pieces(lambda _: in_pieces(as_it_is, 8), 2)
+        return inner, again
+
+    with in_threads(3):
+        assert in_pieces(work, 3) == [([range(12)], [[range(8)]])] * 3
+        assert len(in_pieces(as_it_is, 12)) == 3  # and afterwards it is
+
+
+@pytest.mark.parametrize("guilty", [[0], [1], [2], [0, 1, 2], [1, 2]])
+def test_an_exception_is_raised_when_all_parts_are_done(monkeypatch, guilty):
+    done, caller_waits = [], threading.Event()
+    wait = threads.wait
+    monkeypatch.setattr(threads, "wait", lambda others: caller_waits.set() or wait(others))
+
+    def work(part):
+        if part.start:
+            assert caller_waits.wait(WAIT)  # by now the first part has come to its end
+        done.append(part.start)
+        if part.start in guilty:
+            raise ZeroDivisionError(str(part.start))
+
+    with in_threads(3):
+        before = blas_threads()
+        try:
+            with pytest.raises(ZeroDivisionError, match=f"^{guilty[0]}$"):
+                in_pieces(work, 3)
+            assert sorted(done) == [0, 1, 2]
+        finally:
+            caller_waits.set()
+        assert blas_threads() == before
+        assert in_pieces(as_it_is, 3) == [range(1), range(1, 2), range(2, 3)]
+
+
+def test_another_thread_may_need_a_larger_pool_at_any_time(monkeypatch):
+    find = threads._executor
+
+    def find_slowly(number):
+        pool = find(number)
+        if number == 2:  # at this very moment somebody else calls for two more threads
+            other = threading.Thread(target=in_pieces, args=(as_it_is, 7))
+            other.start()
+            other.join(WAIT)
+        return pool
+
+    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threads, "_pool_size", 0)
+    monkeypatch.setattr(threads, "_executor", find_slowly)
+    with in_threads(7):
+        assert in_pieces(as_it_is, 2) == [range(1), range(1, 2)]
+
+
+def test_what_the_caller_said_about_floating_point_holds_in_every_thread():
+    dy, y = np.full((4000, 300), np.inf), np.zeros((4000, 300))
+    with split(2):
+        with np.errstate(invalid="ignore"):
+            assert np.isnan(kernel.relu_dx(dy, y)).all()
+        dy[:3000] = 1  # the first thread has nothing to complain of
+        with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
+            kernel.relu_dx(dy, y)
+
+
+# -- BLAS -------------------------------------------------------------------------------------------------------------
+
+
+def blas_threads():
+    """How many threads each BLAS library that was there when minires was imported would use now."""
+    ours = {library.filepath for library in threads._blas.libraries}
+    found = threadpoolctl.ThreadpoolController().lib_controllers
+    return [c.get_num_threads() for c in found if c.filepath in ours]
+
+
+@pytest.fixture
+def blas():
+    """A number of threads of BLAS that nobody else would choose."""
+    if not blas_threads():
+        pytest.skip("this BLAS has no number of threads")
+    with threadpoolctl.threadpool_limits(3, "blas"):
+        assert set(blas_threads()) == {3}
+        yield
+        assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("blas")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_blas_has_one_thread_inside(number):
+    with in_threads(number):
+        for seen in in_pieces(lambda part: (blas_threads(), in_pieces(lambda _: blas_threads(), 1), blas_threads()), 3):
+            one, [inside], still = seen
+            assert {*one, *inside, *still} == {1}
+        assert set(blas_threads()) == {3}
+        with pytest.raises(ZeroDivisionError):
+            in_pieces(lambda part: 1 // 0, 3)
+
+
+@pytest.mark.usefixtures("blas")
+@pytest.mark.parametrize("last", ["caller", "other"])
+def test_blas_has_one_thread_until_the_last_has_left(last):
+    in_pieces(as_it_is, 1)  # in this thread too BLAS was spoken to before
+    inside, may_leave, seen = threading.Event(), threading.Event(), []
+
+    def visit():
+        def work(part):
+            seen.append(blas_threads())
+            inside.set()
+            assert may_leave.wait(WAIT)
+            seen.append(blas_threads())
+
+        in_pieces(work, 1)
+
+    other = threading.Thread(target=visit)
+
+    def meet(part):
+        if last == "other":  # then this thread was the first
+            other.start()
+        assert inside.wait(WAIT)
+        seen.append(blas_threads())
+        if last == "caller":
+            may_leave.set()
+            other.join()
+            seen.append(blas_threads())
+
+    if last == "caller":
+        other.start()
+        assert inside.wait(WAIT)
+    try:
+        in_pieces(meet, 1)
+        if last == "other":
+            seen.append(blas_threads())
+    finally:
+        may_leave.set()
+        other.join()
+    assert len(seen) == 4
+    assert {number for numbers in seen for number in numbers} == {1}
+    assert set(blas_threads()) == {3}
+
+
+# -- kernels in threads -----------------------------------------------------------------------------------------------
+
+OPTIONS = {"winograd": ((1, 1), (1, 1), (1, 1), 1), "im2col": ((2, 1), (1, 2), (1, 1), 2),
+           "depthwise": ((1, 2), (1, 0), (1, 1), 4)}  # fmt: skip
+
+
+def convolution(way, rng, dtype):
+    """Everything that a convolution and a batch norm compute, forward and backward."""
+    options = OPTIONS[way]
+    x, w = rng.standard_normal((7, 11, 10, 4)).astype(dtype), rng.standard_normal((3, 3, 4 // options[3], 4))
+    w, gamma, beta = w.astype(dtype), *rng.standard_normal((2, 4)).astype(dtype)
+    z, mean, var = kernel.conv2d_moments(x, w, None, *options)
+    y = kernel.batch_norm(z, gamma, beta, mean, var, 1e-5, None, True)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    return [
+        z, mean, var, y, kernel.conv2d(x, w, beta, *options, y, True),
+        *kernel.conv2d_backward(dy, x, w, x.shape, w.shape, *options), kernel.channel_sum(dy), *kernel.moments(x),
+        *kernel.batch_norm_backward(dy, y, z, gamma, mean, var, 1e-5),
+        *kernel.conv2d_norm_backward(dy, y, z, gamma, mean, var, 1e-5, x, w, x.shape, w.shape, *options, residual=True),
+    ]  # fmt: skip
+
+
+def training_step(rng, dtype):
+    """The loss, the gradients, the statistics and the new parameters of a step of a small network."""
+    model = cifar_resnet(8, width=4, shortcut="B", generator=1).astype(dtype)
+    optimiser = optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    x, labels = rng.standard_normal((6, 9, 8, 3)).astype(dtype), rng.integers(0, 10, 6)
+    loss = F.cross_entropy(model(tensor(x)), labels)
+    loss.backward()
+    optimiser.step()
+    return [loss.numpy(), *(p.grad for p in model.parameters()), *model.state_dict().values()]
+
+
+RUNS = {way: lambda rng, dtype, way=way: convolution(way, rng, dtype) for way in OPTIONS} | {"step": training_step}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("tile", [None, 1000])
+def test_the_same_number_gives_the_same_bits(run, number, tile):
+    with split(number, tile):
+        once, again, cached = (RUNS[run](np.random.default_rng(3), "float32") for _ in range(3))
+    for i, (a, b, c) in enumerate(zip(once, again, cached, strict=True)):
+        assert a.dtype == np.float32
+        assert a.tobytes() == b.tobytes() == c.tobytes(), f"result {i}"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_another_number_differs_by_rounding_only(run):
+    with split(1):
+        expected = RUNS[run](np.random.default_rng(3), "float64")
+    for number in (2, 3, 8):
+        with split(number):
+            for got, whole in zip(RUNS[run](np.random.default_rng(3), "float64"), expected, strict=True):
+                np.testing.assert_allclose(got, whole, rtol=1e-9, atol=1e-11 * np.abs(whole).max())
+
+
+def test_several_threads_of_the_caller_may_compute_at_once():
+    number, rounds, wrong = 4, 3, []
+    together = threading.Barrier(number)
+    ways = [*OPTIONS, "winograd"]
+    with split(2, 1000):
+        expected = [convolution(way, np.random.default_rng(i), "float32") for i, way in enumerate(ways)]
+
+        def user(i):
+            for _ in range(rounds):
+                together.wait(WAIT)
+                got = convolution(ways[i], np.random.default_rng(i), "float32")
+                wrong.extend(a for a, b in zip(got, expected[i], strict=True) if a.tobytes() != b.tobytes())
+            finished.append(i)
+
+        finished = []
+        users = [threading.Thread(target=user, args=(i,)) for i in range(number)]
+        for u in users:
+            u.start()
+        for u in users:
+            u.join()
+    assert sorted(finished) == list(range(number))
+    assert not wrong
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+FORKING = """
+import os, select, signal, threading
+import numpy as np
+import minires
+from minires import kernels
+from minires.backend import empty, in_pieces, memory, threads
+
+minires.set_num_threads(2)
+rng = np.random.default_rng(1)
+x, w = rng.standard_normal((8, 40, 40, 16)), rng.standard_normal((3, 3, 16, 16))
+
+def compute():
+    assert len(in_pieces(list, 2)) == 2
+    return kernels.active().conv2d(x, w, None, (1, 1), (1, 1), (1, 1), 1)
+
+def blas():
+    return [library.get_num_threads() for library in threads._blas.libraries]
+
+for library in threads._blas.libraries:
+    library.set_num_threads(3)
+expected, before = compute(), blas()
+
+def fork():
+    "Whether a child computes the same, and what it found."
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            same = np.array_equal(compute(), expected) and blas() == before
+            os.write(write, b"same" if same else b"different")
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    if not select.select([read], [], [], 30)[0]:
+        os.kill(child, signal.SIGKILL)  # it hangs
+    os.close(write)
+    os.waitpid(child, 0)
+    return os.read(read, 1000).decode()
+
+print("idle", fork())
+
+def hold(part):  # a thread that holds every lock there is, in the middle of its work
+    with memory._store._lock, threads._pool_lock, threads._blas._lock:
+        inside.set()
+        leave.wait()
+
+inside, leave = threading.Event(), threading.Event()
+other = threading.Thread(target=in_pieces, args=(hold, 1))
+other.start()
+inside.wait()
+# released at the last moment: too late for the child, but in time for somebody who takes the locks before a fork
+os.register_at_fork(before=leave.set)
+print("busy", fork())
+other.join()
+print("work", in_pieces(lambda part: fork() if part.start == 0 else "", 2)[0])
+print("work", in_pieces(lambda part: fork() if part.start == 1 else "", 2)[1])
+print("parent", np.array_equal(compute(), expected) and blas() == before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_process_computes_like_its_parent():
+    shown = run_program(FORKING, "-W", "ignore::DeprecationWarning")  # Python 3.12 warns of forks beside threads
+    assert shown.stderr == ""
+    assert shown.stdout.splitlines() == ["idle same", "busy same", "work same", "work same", "parent True"]
