@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from math import prod
 from typing import Any
 
@@ -26,13 +27,16 @@ class _Store:
     """Idle memory by size.  The total, idle and in use, never exceeds what was in use at some time."""
 
     def __init__(self) -> None:
-        # re-entrant: a garbage collection inside `take` may drop a block, which calls `give`
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        # what blocks have handed back.  Without a lock: Python may drop a block at any moment, inside `take` too, and
+        # right after a fork, when another thread's locks will never be released
+        self._returned: deque[np.ndarray] = deque()
         self._idle: dict[int, list[np.ndarray]] = {}  # by size, the size used last at the end
         self.in_use = self.idle = self.peak = 0  # bytes
 
     def take(self, size: int) -> np.ndarray:
         with self._lock:
+            self._collect()
             found = self._idle.pop(size, None)
             if found:
                 memory = found.pop()
@@ -47,10 +51,19 @@ class _Store:
             return memory
 
     def give(self, memory: np.ndarray) -> None:
-        with self._lock:
+        self._returned.append(memory)
+
+    def _collect(self) -> None:
+        while self._returned:
+            memory = self._returned.popleft()
             self._idle.setdefault(memory.nbytes, []).append(memory)
             self.in_use -= memory.nbytes
             self.idle += memory.nbytes
+
+    def sizes(self) -> tuple[int, int]:
+        with self._lock:
+            self._collect()
+            return self.in_use, self.idle
 
     def _forget(self, excess: int) -> None:
         while excess > 0 and self._idle:
@@ -63,6 +76,7 @@ class _Store:
 
     def forget_all(self) -> None:
         with self._lock:
+            self._collect()
             self._idle.clear()
             self.idle, self.peak = 0, self.in_use
 
@@ -70,7 +84,7 @@ class _Store:
 _store = _Store()
 
 if hasattr(os, "register_at_fork"):  # another thread may have held the lock
-    os.register_at_fork(after_in_child=lambda: setattr(_store, "_lock", threading.RLock()))
+    os.register_at_fork(after_in_child=lambda: setattr(_store, "_lock", threading.Lock()))
 
 
 class _Block(np.ndarray):
@@ -103,4 +117,4 @@ def empty_cache() -> None:
 
 def memory_in_use() -> tuple[int, int]:
     """Bytes of large arrays from the kernels that are alive, and bytes kept idle for the next ones."""
-    return _store.in_use, _store.idle
+    return _store.sizes()

@@ -64,7 +64,7 @@ def set_num_threads(number: int) -> None:
 def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> list[Result]:
     """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
 
-    How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside ``work`` a
+    How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside a part a
     call of this function does not split again.
 
     Args:
