@@ -881,3 +881,20 @@ def test_a_summary_is_the_same(name, rng):
     parameters = {id(p.data) for p in model.parameters()}
     # what fusion keeps is no more: z and y of each batch norm, as without it
     assert inspect.saved_bytes(model(x), parameters) <= 2 * expected.saved_bytes
+
+
+def test_many_weights_for_a_small_picture_are_not_folded(rng, monkeypatch):
+    block = BasicBlock(192, 192, shortcut=make_shortcut("A", 192, 192, 1)).astype("float64").eval()
+    for norm in (block.bn1, block.bn2):
+        for values in (norm.gamma, norm.beta, norm.running_mean, norm.running_var):
+            values.data = rng.uniform(0.5, 2, 192)
+    assert block.conv1.weight.size > 1 << 18
+    x = rng.standard_normal((1, 3, 2, 192))
+    with no_grad(), no_fusion():
+        alone = block(tensor(x)).numpy()
+    given = []
+    plain = kernel.conv2d
+    monkeypatch.setattr(kernel, "conv2d", lambda x, w, *more: given.append(w) or plain(x, w, *more))
+    with no_grad():
+        np.testing.assert_allclose(block(tensor(x)).numpy(), alone, rtol=1e-10, atol=1e-10)
+    assert [w is c.weight.data for w, c in zip(given, (block.conv1, block.conv2), strict=True)] == [True, True]
