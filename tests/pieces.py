@@ -23,6 +23,7 @@ def in_threads(number):
 def split(threads, tile_bytes=None):
     """Use this many threads for any amount of work, in tiles of at most so many bytes (None: of the usual size)."""
     with in_threads(threads), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norm, "_SMALL", -1)
         for module in (depthwise, im2col, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
         if tile_bytes is not None:

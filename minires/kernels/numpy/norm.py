@@ -9,6 +9,7 @@ import numpy as np
 from ...backend import empty, in_pieces
 from .tiles import Tile, along_rows, as_rows, chunks, least_rows
 
+_SMALL = 1 << 14  # numbers up to which everything at once costs less than cutting it up: 5 to 45 microseconds less
 _LONG = 8192  # for three or four operations with the same row, a third faster than 1024
 
 
@@ -63,6 +64,11 @@ def merged(sums, dtype) -> tuple[np.ndarray, np.ndarray]:
 
 def moments(x):
     """x (..., C) -> the mean and the biased variance (C,) over all other axes."""
+    if x.size <= _SMALL:
+        pixels = x.reshape(-1, x.shape[-1])
+        mean = pixels.mean(0)
+        centred = pixels - mean
+        return mean, np.square(centred, out=centred).mean(0)
     rows = as_rows(x)
 
     def work(part: range) -> Sums:
@@ -76,11 +82,18 @@ def moments(x):
 
 def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
     """x (..., C) -> gamma (x - mean) / std + beta, plus ``residual`` of the same shape if given, then ReLU if asked."""
+    scale = gamma / np.sqrt(var + x.dtype.type(eps))
+    if x.size <= _SMALL:
+        y = x - mean
+        y *= scale
+        y += beta
+        if residual is not None:
+            y += residual
+        return np.maximum(y, 0, out=y) if relu else y
     y = empty(x.shape, x.dtype)
     source, target = as_rows(x, _LONG), as_rows(y, _LONG)
     added = None if residual is None else as_rows(residual, _LONG)
     length = source.shape[1]
-    scale = gamma / np.sqrt(var + x.dtype.type(eps))
     mean, scale, beta = (along_rows(v, length) for v in (mean, scale, beta))
     zeros = np.zeros(length, x.dtype)  # NumPy's maximum with a number is four times slower than with a row
 
@@ -132,6 +145,11 @@ class NormGradient:
 
     def _sums(self, mean) -> list[tuple[np.ndarray, np.ndarray]]:
         """Sums of g and of g (x - mean) over each column of the rows of `as_rows`, piece by piece."""
+        if self.x.size <= _SMALL:
+            g = self.dy if self.y is None else np.multiply(self.dy, self.y > 0, out=self.g)
+            centred = self.x - mean
+            centred *= g
+            return [(g.reshape(-1, len(mean)).sum(0), centred.reshape(-1, len(mean)).sum(0))]
         dy, y, x, kept = self._rows()
         means = along_rows(mean, x.shape[1])
 
@@ -151,6 +169,13 @@ class NormGradient:
 
     def whole(self) -> np.ndarray:
         """All of dx."""
+        if self.x.size <= _SMALL and self.g is not None:
+            slope, origin = self._row_values
+            dx = self.x - origin
+            dx *= slope
+            dx += self.g
+            dx *= self.scale
+            return dx
         dx = empty(self.shape, self.dtype)
         target, arrays = as_rows(dx), self._rows()
         scale = along_rows(self.scale, target.shape[1])
