@@ -1,7 +1,7 @@
 """minires: a deep-learning engine from scratch on NumPy, centred on the residual network."""
 
-from . import data, functional, inspect, models, nn, optim, train
-from .backend import asnumpy, default_generator, empty_cache, get_num_threads, manual_seed, set_num_threads
+from . import cuda, data, functional, inspect, models, nn, optim, train
+from .backend import default_generator, empty_cache, get_num_threads, manual_seed, set_num_threads
 from .errors import MiniresError
 from .functional import (
     broadcast_to,
@@ -20,14 +20,16 @@ from .functional import (
     tanh,
     where,
 )
-from .gradcheck import GradientError, gradcheck
+from .gradcheck import GradientError, gradcheck, gradcheck_fn
 from .kernels import use_kernels
 from .ops import unbroadcast
 from .tensor import (
     Function,
     Tensor,
+    asnumpy,
     detect_anomaly,
     enable_grad,
+    from_dlpack,
     fused,
     is_grad_enabled,
     no_fusion,
@@ -45,16 +47,19 @@ __all__ = [
     "asnumpy",
     "broadcast_to",
     "concatenate",
+    "cuda",
     "data",
     "default_generator",
     "detect_anomaly",
     "empty_cache",
     "enable_grad",
     "exp",
+    "from_dlpack",
     "functional",
     "fused",
     "get_num_threads",
     "gradcheck",
+    "gradcheck_fn",
     "inspect",
     "is_grad_enabled",
     "log",

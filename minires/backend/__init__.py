@@ -1,13 +1,31 @@
 """What everything above stands on: which array module, how many threads, and where large arrays come from."""
 
-from .arrays import Array, array_module, asnumpy, cupy, cupy_problem, default_generator, device_of, manual_seed
+from .arrays import (
+    DEVICES,
+    Array,
+    array_module,
+    asnumpy,
+    check_device,
+    cupy,
+    cupy_problem,
+    default_generator,
+    device_of,
+    gpu,
+    host_copy,
+    manual_seed,
+    on_gpu,
+    on_one_device,
+    to_device,
+)
 from .memory import empty, empty_cache, memory_in_use
 from .threads import get_num_threads, in_pieces, set_num_threads
 
 __all__ = [
+    "DEVICES",
     "Array",
     "array_module",
     "asnumpy",
+    "check_device",
     "cupy",
     "cupy_problem",
     "default_generator",
@@ -15,8 +33,13 @@ __all__ = [
     "empty",
     "empty_cache",
     "get_num_threads",
+    "gpu",
+    "host_copy",
     "in_pieces",
     "manual_seed",
     "memory_in_use",
+    "on_gpu",
+    "on_one_device",
     "set_num_threads",
+    "to_device",
 ]

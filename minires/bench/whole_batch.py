@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..kernels.reference.norm import update_running
 from ..kernels.window import Pair, output_size, reach
 
 _OVER = (0, 1, 2)  # images, rows and columns
@@ -26,10 +27,12 @@ def relu_dx(dy, y):
     return dy * (y > 0)
 
 
-def moments(x):
-    """The mean and the biased variance (C,) of x (N, H, W, C)."""
+def moments(x, running=None):
+    """The mean and the biased variance (C,) of x (N, H, W, C); ``running`` as in the reference."""
     mean = x.mean(_OVER)
-    return mean, ((x - mean) ** 2).mean(_OVER)
+    var = ((x - mean) ** 2).mean(_OVER)
+    update_running(running, mean, var, x.size // x.shape[-1])
+    return mean, var
 
 
 def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):

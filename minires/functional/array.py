@@ -26,21 +26,21 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     condition = as_tensor(condition).data
     if condition.dtype.kind != "b":
         raise ArgumentError(f"where: the condition must be boolean, got {condition.dtype}. Write x != 0, for example.")
-    return Where.apply(*_operands(a, b), condition=condition)
+    return Where.apply(*_operands(a, b, "where"), condition=condition)
 
 
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of each two elements; where they are equal the gradient goes to ``a``."""
-    return Maximum.apply(*_operands(a, b))
+    return Maximum.apply(*_operands(a, b, "maximum"))
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of each two elements; where they are equal the gradient goes to ``a``."""
-    return Minimum.apply(*_operands(a, b))
+    return Minimum.apply(*_operands(a, b, "minimum"))
 
 
-def _operands(a: Any, b: Any) -> tuple[Any, Any]:
-    return operands(a if isinstance(a, Tensor) or isinstance(b, Tensor) else Tensor(a), b)
+def _operands(a: Any, b: Any, caller: str) -> tuple[Any, Any]:
+    return operands(a if isinstance(a, Tensor) or isinstance(b, Tensor) else Tensor(a), b, caller)
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
@@ -81,7 +81,10 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Tensor:
 
 
 def one_hot(labels: Any, classes: int, dtype: Any = "float32") -> Tensor:
-    """labels (...) of integers -> (..., classes), 1 at the label and 0 elsewhere."""
+    """labels (...) of integers -> (..., classes), 1 at the label and 0 elsewhere.
+
+    A label outside 0 to ``classes - 1`` raises an ArgumentError; on a GPU it gives a row of zeros, see `cross_entropy`.
+    """
     labels = as_tensor(labels).data
     class_numbers(labels, classes, "one_hot")
     return Tensor((labels[..., None] == array_module(labels).arange(classes)).astype(dtype))

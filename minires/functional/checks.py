@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from ..errors import ArgumentError, ShapeError
+from ..backend import Array, gpu, on_gpu
+from ..errors import ArgumentError, DeviceError, ShapeError
 from ..kernels.window import Pair, arithmetic, extent, output_size
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, is_anomaly_detected
 
 Size = int | tuple[int, int]
 
@@ -60,6 +60,22 @@ def window_fits(caller: str, x_shape: tuple[int, ...], kernel: Pair, stride: Pai
     return positions[0], positions[1]
 
 
+def same_device(caller: str, **tensors: Tensor | None) -> None:
+    """Raise DeviceError unless all are on one device."""
+    if not gpu.used:
+        return
+    given = {name: t for name, t in tensors.items() if t is not None}
+    (name, first), *others = given.items()
+    for other, t in others:
+        if t.device != first.device:
+            stray, at = (name, first.device) if first.device == "cpu" else (other, t.device)
+            raise DeviceError(
+                f"{caller}: {name} {first.shape} {first.dtype} is on {first.device}, but {other} {t.shape} {t.dtype} "
+                f'on {t.device}. Move {stray}, which is on {at}: {stray}.to("cuda"), or the whole model: '
+                'model.to("cuda").'
+            )
+
+
 def same_dtype(caller: str, **tensors: Tensor | None) -> None:
     """Raise ArgumentError unless all are of one dtype."""
     dtypes = {name: t.dtype for name, t in tensors.items() if t is not None}
@@ -71,10 +87,14 @@ def same_dtype(caller: str, **tensors: Tensor | None) -> None:
 
 
 def class_numbers(labels: Array, classes: int, caller: str) -> None:
-    """Raise ArgumentError unless the labels are integers from 0 to ``classes - 1``."""
+    """Raise ArgumentError unless the labels are integers from 0 to ``classes - 1``.
+
+    On a GPU the host would have to wait for every batch to know, so that their range is looked at only under
+    `detect_anomaly`.
+    """
     if labels.dtype.kind not in "iu":
         raise ArgumentError(f"{caller}: labels must be integers, got {labels.dtype}.")
-    if labels.size:
+    if labels.size and (not on_gpu(labels) or is_anomaly_detected()):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             raise ArgumentError(

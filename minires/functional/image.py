@@ -9,7 +9,7 @@ from ..ops.conv import Conv2d, SubsamplePad
 from ..ops.pool import AvgPool2d, MaxPool2d
 from ..tensor import Tensor, as_tensor, later
 from .array import pad
-from .checks import Size, floating, pair, pictures, same_dtype, window_fits
+from .checks import Size, floating, pair, pictures, same_device, same_dtype, window_fits
 
 
 def conv2d(
@@ -51,6 +51,7 @@ def conv2d(
         raise ShapeError(f"conv2d: the bias has shape {b.shape} but w {w.shape} makes {out_channels} channels.")
     rows, columns = window_fits("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
     same_dtype("conv2d", x=x, w=w, b=b)
+    same_device("conv2d", x=x, w=w, b=b)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return later(Conv2d, (x, w, b, None), options, (x.shape[0], rows, columns, out_channels))
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ArgumentError, ShapeError
 from ..ops.loss import REDUCTIONS, CrossEntropy, MSELoss
 from ..tensor import Tensor, as_tensor
-from .checks import class_numbers, floating, probability
+from .checks import class_numbers, floating, probability, same_device
 
 
 def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
@@ -20,11 +20,15 @@ def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduct
             2016, section 7).
         reduction: "mean" over the batch, "sum", or "none" for one loss for each example.
 
+    On a GPU a label outside 0 to K - 1 makes its loss NaN, because the host does not wait to look at the labels; under
+    `detect_anomaly` it does, and raises.
+
     Raises:
         ShapeError: shapes that do not match, or an empty batch.
         ArgumentError: labels that are not integers or lie outside 0 to K - 1.
+        DeviceError: logits and labels are on different devices.
     """
-    logits, labels = floating(logits, "cross_entropy"), as_tensor(labels).data
+    logits, labels = floating(logits, "cross_entropy"), as_tensor(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ShapeError(
             f"cross_entropy: expected logits (N, K) and labels (N,), got {logits.shape} and {labels.shape}."
@@ -33,10 +37,11 @@ def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduct
     n, classes = logits.shape
     if not n or not classes:
         raise ShapeError(f"cross_entropy: nothing to average in logits of shape {logits.shape}.")
-    class_numbers(labels, classes, "cross_entropy")
+    same_device("cross_entropy", logits=logits, labels=labels)
+    class_numbers(labels.data, classes, "cross_entropy")
     smoothing = probability(label_smoothing, "cross_entropy: label_smoothing")
     _known(reduction, "cross_entropy")
-    return CrossEntropy.apply(logits, labels=labels, label_smoothing=smoothing, reduction=reduction)
+    return CrossEntropy.apply(logits, labels=labels.data, label_smoothing=smoothing, reduction=reduction)
 
 
 def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
@@ -50,6 +55,7 @@ def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
     target = as_tensor(target).astype(prediction.dtype)
     if prediction.shape != target.shape:
         raise ShapeError(f"mse_loss: prediction {prediction.shape} and target {target.shape} must have one shape.")
+    same_device("mse_loss", prediction=prediction, target=target)
     _known(reduction, "mse_loss")
     if reduction == "mean" and not prediction.size:
         raise ShapeError(f"mse_loss: nothing to average in a prediction of shape {prediction.shape}.")

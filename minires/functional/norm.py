@@ -20,7 +20,7 @@ from ..ops.norm import (
     with_fixed_batch_norm,
 )
 from ..tensor import Tensor, as_tensor, is_grad_enabled, later
-from .checks import channels_match, floating, probability, same_dtype
+from .checks import channels_match, floating, probability, same_device, same_dtype
 
 
 def linear(x: Any, w: Any, b: Any = None) -> Tensor:
@@ -46,6 +46,7 @@ def linear(x: Any, w: Any, b: Any = None) -> Tensor:
     if b is not None and b.shape != w.shape[1:]:
         raise ShapeError(f"linear: the bias has shape {b.shape} but w {w.shape} makes {w.shape[1]} outputs.")
     same_dtype("linear", x=x, w=w, b=b)
+    same_device("linear", x=x, w=w, b=b)
     return Linear.apply(x, w, b)
 
 
@@ -79,6 +80,7 @@ def batch_norm(
     channels_match("batch_norm", x, gamma=gamma, beta=beta)
     same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
     running = running_statistics(x, running_mean, running_var)
+    same_device("batch_norm", x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     if not training:
         if running is None:
             raise ShapeError("batch_norm: evaluation needs running_mean and running_var, got None. Pass training=True.")
@@ -92,15 +94,14 @@ def batch_norm(
             f"batch_norm: training needs at least two values for each channel to have a variance, but x {x.shape} has "
             f"{count}. Use a larger batch, or model.eval()."
         )
+    update = None if running is None else (running[0].data, running[1].data, momentum)
     if due_convolution(x):
-        y, mean, var = with_batch_norm(x, gamma, beta, eps)
+        y = with_batch_norm(x, gamma, beta, eps, update)
     else:
-        mean, var = kernels.active().moments(x.data)
+        mean, var = kernels.active(x.data).moments(x.data, update)
         y = later(BatchNorm, (x, gamma, beta, None), {"mean": mean, "var": var, "eps": eps}, x.shape)
-    if running is not None:
-        running_mean, running_var = running
-        running_mean.data += momentum * (mean - running_mean.data)
-        running_var.data += momentum * (var * (count / (count - 1)) - running_var.data)
+    for statistic in running or ():
+        statistic.data = statistic.data  # tells the version counter of a change in place
     return y
 
 
@@ -133,6 +134,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-5) -> Tensor:
             f"layer_norm: gamma {gamma.shape} and beta {beta.shape} must both have the last axes of x {x.shape}."
         )
     same_dtype("layer_norm", x=x, gamma=gamma, beta=beta)
+    same_device("layer_norm", x=x, gamma=gamma, beta=beta)
     return LayerNorm.apply(x, gamma, beta, eps=eps)
 
 

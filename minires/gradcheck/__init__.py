@@ -1,6 +1,7 @@
-"""Gradient checking by central differences."""
+"""Gradient checking by central differences, with hints at what is wrong."""
 
 from .check import gradcheck
+from .pair import gradcheck_fn
 from .report import GradientError, InputReport, Report
 
-__all__ = ["GradientError", "InputReport", "Report", "gradcheck"]
+__all__ = ["GradientError", "InputReport", "Report", "gradcheck", "gradcheck_fn"]

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import asnumpy
+from ..backend import array_module, asnumpy, on_gpu
 from ..errors import ArgumentError
 from ..nn import Module
 from ..tensor import Tensor, enable_grad, no_fusion, no_grad
+from .hints import Case, hints
 from .numeric import STEP, Probe
 from .report import InputReport, Report
 
 # more kinks than this share of the entries, and the point says too little about the backward
 _MAX_KINKS = 0.02
+# what rounding may leave of the linearity of a backward pass
+_LINEAR = 1e-9
 
 
 def gradcheck(
@@ -37,6 +40,7 @@ def gradcheck(
         fn: called with the inputs by name, ``fn(x=..., w=...)``, gives a Tensor of any shape.  Must be repeatable: make
             dropout take a fresh generator with a fixed seed.  A `Module` is copied, and its parameters are checked too.
         inputs: arrays or tensors by name.  Floating-point ones are copied as float64 and checked; others are passed on.
+            They are checked on the device where they are, which must be that of a module.
         seed: of the upstream gradient, and of the choice of entries.
         rtol: the largest relative error allowed, |a - n| / max(|a|, |n|, 0.001 max|n|) for each entry.
         max_entries: measure so many entries of each input, chosen at random; all if None.  An entry at a kink is listed
@@ -82,8 +86,16 @@ def gradcheck(
     # for which the input gradient of a batch norm vanishes.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x9AD,)))
     upstream = rng.standard_normal(output.shape)
-    output.backward(upstream.copy())
+    output.backward(array_module(output.data).array(upstream))
     analytic = {n: t.grad for n, t in tensors.items()}
+
+    def backward(dy: np.ndarray) -> dict[str, Any]:
+        for t in tensors.values():
+            t.grad = None
+        with enable_grad(), no_fusion():
+            again = fn(**call)
+        again.backward(array_module(again.data).array(dy))
+        return {n: t.grad for n, t in tensors.items()}
 
     def forward() -> np.ndarray:
         with no_grad(), no_fusion():
@@ -103,19 +115,49 @@ def gradcheck(
 
     report = Report(name, seed, rtol)
     for n, t in tensors.items():
-        probe = Probe(forward, t.numpy(), upstream, value)
+        probe = Probe(forward, t.data, upstream, value)
         report.inputs[n] = _check_input(n, probe, analytic[n], rng, rtol, max_entries, n in zero)
+    linear = _linear(backward, upstream, {n: g for n, g in analytic.items() if n not in zero}, rng)
+    _explain(report, {n: t.numpy() for n, t in tensors.items()}, upstream, value, linear)
     return report
+
+
+def _linear(backward: Callable, upstream: np.ndarray, analytic: Mapping[str, Any], rng: Any) -> dict[str, bool]:
+    """For each input whether B(2 u - 3 v) = 2 B(u) - 3 B(v), as for every backward pass B: it is a matrix product."""
+    other = rng.standard_normal(upstream.shape)
+    of_other, of_both = backward(other), backward(2 * upstream - 3 * other)
+    linear = {}
+    for name, grad in analytic.items():
+        grads = [asnumpy(g) for g in (grad, of_other[name], of_both[name]) if g is not None]
+        if len(grads) < 3 or not all(np.isfinite(g).all() for g in grads):
+            linear[name] = True  # whatever it is, something else will be said about it
+            continue
+        u, v, both = grads
+        size = 2 * np.linalg.norm(u) + 3 * np.linalg.norm(v)
+        linear[name] = bool(np.linalg.norm(both - (2 * u - 3 * v)) <= _LINEAR * size)
+    return linear
+
+
+def _explain(
+    report: Report, inputs: dict[str, np.ndarray], upstream: np.ndarray, output: np.ndarray, linear: dict[str, bool]
+) -> None:
+    """Add hints to what failed."""
+    analytic, numeric = ({n: getattr(r, what) for n, r in report.inputs.items()} for what in ("analytic", "numeric"))
+    for name, found in report.inputs.items():
+        if found.verdict == "ok" and not linear.get(name, True):
+            found.verdict = "FAIL"
+        if found.verdict == "FAIL" and np.isfinite(found.analytic).all():
+            found.hints = hints(Case(name, inputs, analytic, numeric, upstream, output, linear.get(name, True)))
 
 
 def _split(inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The inputs to be checked, as fresh float64 leaves, and the rest."""
     tensors, others = {}, {}
     for name, value in inputs.items():
-        array = value.numpy() if isinstance(value, Tensor) else value
+        array = value.data if isinstance(value, Tensor) else value
         array = np.asarray(array) if isinstance(array, float | list) else array
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-            tensors[name] = Tensor(np.array(array, np.float64, order="K"), requires_grad=True)
+        if (isinstance(array, np.ndarray) or on_gpu(array)) and array.dtype.kind == "f":
+            tensors[name] = Tensor(array_module(array).array(array, np.float64, order="K"), requires_grad=True)
         else:
             others[name] = value
     return tensors, others

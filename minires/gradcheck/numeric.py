@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..backend import Array
+
 # Central differences err by h^2 f'''/6 from the formula and by eps |f| / h from rounding; in float64 the sum is least
 # near the cube root of eps = 2.2e-16.
 STEP = 6e-6
@@ -26,12 +28,12 @@ class Probe:
 
     Args:
         forward: runs f on the current values and returns the output array.
-        array: x, float64; changed in place and always put back.
+        array: x, float64, on either device; changed in place and always put back.
         upstream: the cotangent, of the output's shape.
         output: f at the unchanged x.
     """
 
-    def __init__(self, forward: Callable[[], np.ndarray], array: np.ndarray, upstream: np.ndarray, output: np.ndarray):
+    def __init__(self, forward: Callable[[], np.ndarray], array: Array, upstream: np.ndarray, output: np.ndarray):
         self.forward, self.array, self.upstream, self.output = forward, array, upstream, output
 
     def slopes(self, index: tuple[int, ...], shrink: float = 1.0) -> Slopes:
@@ -39,13 +41,13 @@ class Probe:
 
         Outputs are subtracted before they are summed, so those that do not move add no rounding error.
         """
-        value = self.array[index]
+        value = float(self.array[index])
         h = STEP / shrink * max(1.0, abs(value))
         try:
             self.array[index] = value + h
-            above, up = self.array[index] - value, self.forward()
+            above, up = float(self.array[index]) - value, self.forward()
             self.array[index] = value - h
-            below, down = value - self.array[index], self.forward()
+            below, down = value - float(self.array[index]), self.forward()
         finally:
             self.array[index] = value
         rise, fall = ((up - self.output) * self.upstream).sum(), ((self.output - down) * self.upstream).sum()

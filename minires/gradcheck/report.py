@@ -30,6 +30,7 @@ class InputReport:
         norm_error: |a - n| / |n| over all measured entries, kinks left out.
         worst: the index of the largest error.
         note: a sentence to add, if any.
+        hints: what the mistake may be, the most telling first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class InputReport:
     norm_error: float = 0.0
     worst: tuple[int, ...] | None = None
     note: str = ""
+    hints: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -62,7 +64,8 @@ class InputReport:
                 f"\n{'':13}worst {self.name}[{where}]: yours {self.analytic[self.worst]:+.6g}   "
                 f"measured {self.numeric[self.worst]:+.6g}"
             )
-        return line + (f"\n{'':13}{self.note}" if self.note else "")
+        told = [self.note] if self.note else []
+        return "\n".join([line, *(f"{'':13}{text}" for text in (*told, *(f"hint: {hint}" for hint in self.hints)))])
 
 
 @dataclass

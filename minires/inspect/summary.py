@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..nn import Conv2d, Linear, Module
+from ..nn.module import device_of_module
 from ..tensor import Node, Tensor, enable_grad
 from ..tensor.graph import storage
 
@@ -100,11 +101,11 @@ def summary(model: Module, input_shape: tuple[int, ...], batch: int = 2) -> Summ
 
     leaves = [m for m in model.modules() if not any(True for _ in m.named_children())]
     removers = [m.register_forward_hook(note) for m in leaves]
-    buffers = {name: b.numpy().copy() for name, b in model.named_buffers()}
+    buffers = {name: b.data.copy() for name, b in model.named_buffers()}
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     try:
         with enable_grad():
-            output = model(Tensor(np.zeros((batch, *input_shape), dtype)))
+            output = model(Tensor(np.zeros((batch, *input_shape), dtype)).to(device_of_module(model)))
     finally:
         for remove in removers:
             remove()

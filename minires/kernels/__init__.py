@@ -3,69 +3,84 @@
 Every set has the same functions with the same arguments:
 
     relu(x), relu_dx(dy, y), add(a, b)
-    conv2d(x, w, b, stride, padding, dilation, groups, residual, relu), conv2d_moments(...) -> y, mean, var
+    conv2d(x, w, b, stride, padding, dilation, groups, residual, relu)
+    conv2d_moments(x, w, b, stride, padding, dilation, groups, running) -> y, mean, var
     conv2d_backward(dy, x, w, x_shape, w_shape, ...) -> dx, dw;  channel_sum(x)
     max_pool2d(x, kernel, stride, padding) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)
     avg_pool2d(x, kernel, stride, padding);  avg_pool2d_dx(dy, x_shape, ...)
-    moments(x) -> mean, var;  batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
+    moments(x, running) -> mean, var;  batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
     batch_norm_backward(dy, y, x, gamma, mean, var, eps) -> dx, dgamma, dbeta, dresidual
     conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, ..., residual=)
     cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
     sgd(value, grad, velocity, lr, momentum, weight_decay, nesterov), in place
 
-``reference`` is the definition, in loops to be read; ``numpy`` is fast.  Tests hold them equal.
+``reference`` is the definition, in loops to be read; ``numpy`` is fast; ``cuda-im2col`` and ``cuda-implicit`` compute
+on a GPU, the one to be read and the other fast.  Tests hold them equal.
 """
 
 from __future__ import annotations
 
 import threading
-from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from ..backend import device_of
 from ..errors import ArgumentError
+from . import cuda as _cuda
 from . import numpy as _numpy
 from . import reference as _reference
 
-KERNELS: dict[str, ModuleType] = {"reference": _reference, "numpy": _numpy}
+KERNELS: dict[str, Any] = {
+    "reference": _reference,
+    "numpy": _numpy,
+    "cuda-im2col": _cuda.im2col,
+    "cuda-implicit": _cuda.implicit,
+}
 
 
 class _Choice(threading.local):
-    name = "numpy"
+    cpu, cuda = "numpy", "cuda-implicit"
 
 
 _choice = _Choice()
 
 
-def active() -> ModuleType:
-    """The set of kernels in use in this thread."""
-    return KERNELS[_choice.name]
+def active(array: Any = None) -> Any:
+    """The set of kernels that this thread uses for an array: of those for the device that it is on."""
+    on_host = array is None or type(array) is np.ndarray or device_of(array) == "cpu"
+    return KERNELS[_choice.cpu if on_host else _choice.cuda]
 
 
-def chosen() -> str:
-    """Its name."""
-    return _choice.name
+def chosen() -> tuple[str, str]:
+    """The names of the sets in use: for the CPU and for a GPU."""
+    return _choice.cpu, _choice.cuda
 
 
 class use_kernels:
-    """Compute with another set of kernels inside a ``with`` block, in this thread.
+    """Compute with other kernels inside a ``with`` block, in this thread.
 
     Args:
-        name: ``"reference"`` (plain loops, the definition) or ``"numpy"`` (vectorised, the default).
+        names: one for each device that is to change.  On the CPU ``"reference"`` (plain loops, the definition) or
+            ``"numpy"`` (fast, the default); on a GPU ``"cuda-im2col"`` (windows unrolled and multiplied, to be read) or
+            ``"cuda-implicit"`` (nothing unrolled, the default).
     """
 
-    def __init__(self, name: str) -> None:
-        if name not in KERNELS:
-            raise ArgumentError(f"use_kernels: there are no kernels {name!r}; choose one of {', '.join(KERNELS)}.")
-        self._name = name
-        self._before: list[str] = []
+    def __init__(self, *names: str) -> None:
+        for name in names:
+            if name not in KERNELS:
+                raise ArgumentError(f"use_kernels: there are no kernels {name!r}; choose one of {', '.join(KERNELS)}.")
+        self._names = names
+        self._before: list[tuple[str, str]] = []
 
     def __enter__(self) -> use_kernels:
-        self._before.append(_choice.name)
-        _choice.name = self._name
+        self._before.append(chosen())
+        for name in self._names:
+            setattr(_choice, "cuda" if name.startswith("cuda") else "cpu", name)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        _choice.name = self._before.pop()
+        _choice.cpu, _choice.cuda = self._before.pop()
 
 
 __all__ = ["KERNELS", "active", "chosen", "use_kernels"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import asnumpy
+from ..backend import asnumpy, check_device, host_copy, on_gpu, to_device
 from ..errors import CheckpointError
 from ..tensor import Tensor, as_tensor
 
@@ -75,7 +75,7 @@ class Module:
             )
         homes = {"_parameters": Parameter, "_modules": Module}
         home = next((h for h, kind in homes.items() if isinstance(value, kind)), None)
-        if home is None and name in self._buffers and isinstance(value, Tensor | np.ndarray):
+        if home is None and name in self._buffers and (isinstance(value, Tensor | np.ndarray) or on_gpu(value)):
             home, value = "_buffers", as_tensor(value)
         for other in ("_parameters", "_buffers", "_modules"):
             if other != home:
@@ -160,11 +160,11 @@ class Module:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by name: later training does not change them."""
-        return {name: t.numpy().copy() for name, t in (*self.named_parameters(), *self.named_buffers())}
+        """Copies of all parameters and buffers by name, on the host: later training does not change them."""
+        return {name: host_copy(t.data) for name, t in (*self.named_parameters(), *self.named_buffers())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set every parameter and buffer from `state_dict`.  All or nothing.
+        """Set every parameter and buffer from `state_dict`, each on the device where it is.  All or nothing.
 
         Raises:
             CheckpointError: a name is missing or unknown, or a shape differs; nothing was changed.
@@ -182,7 +182,7 @@ class Module:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise CheckpointError(f"these weights are of another model than {type(self).__name__}: {shown}.")
         for name, t in own.items():
-            t.data[...] = arrays[name]
+            t.data[...] = to_device(arrays[name], t.device)
             t.data = t.data  # an in-place change: a graph that saved the old values must not use the new ones
 
     def astype(self, dtype: Any) -> Module:
@@ -191,6 +191,28 @@ class Module:
             if t.dtype.kind == "f":
                 t.__init__(t.data.astype(dtype), t.requires_grad)  # type: ignore[misc]
         return self
+
+    def to(self, device: str) -> Module:
+        """Move all parameters, their gradients and all buffers to ``"cpu"`` or ``"cuda"``, in place.
+
+        An optimiser keeps the parameters it has; move the model before it takes its first step.
+
+        Raises:
+            ArgumentError: it is not the name of a device.
+            DeviceError: there is no usable GPU.
+        """
+        check_device(device)
+        for _, t in (*self.named_parameters(), *self.named_buffers()):
+            t._move(device)
+        return self
+
+    def cuda(self) -> Module:
+        """``to("cuda")``: to the GPU."""
+        return self.to("cuda")
+
+    def cpu(self) -> Module:
+        """``to("cpu")``: to the host's memory."""
+        return self.to("cpu")
 
     # -- switches -----------------------------------------------------------------------------------------------------
 
@@ -231,6 +253,11 @@ class Module:
         if not inside:
             return f"{type(self).__name__}({self.extra_repr()})"
         return f"{type(self).__name__}({self.extra_repr()}\n  " + "\n  ".join(inside) + "\n)"
+
+
+def device_of_module(module: Module) -> str:
+    """Where its parameters are; ``"cpu"`` if it has none.  (`Module` leaves the name ``device`` to its subclasses.)"""
+    return next((p.device for p in module.parameters()), "cpu")
 
 
 class Sequential(Module):

@@ -16,14 +16,14 @@ class ReLU(Function, operator="relu"):
 
     @staticmethod
     def forward(ctx, x):
-        y = kernels.active().relu(x)
+        y = kernels.active(x).relu(x)
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         (y,) = ctx.saved
-        return kernels.active().relu_dx(dy, y)
+        return kernels.active(dy).relu_dx(dy, y)
 
 
 class Tanh(Function, operator="tanh"):

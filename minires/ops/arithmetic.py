@@ -9,6 +9,7 @@ from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Function
 from .broadcast import floating, unbroadcast
+from .product import product
 
 
 def _explained(error, name, a, b):
@@ -130,13 +131,14 @@ class Power(Function, operator="power"):
     @staticmethod
     def backward(ctx, dy):
         a, b, y = ctx.saved
-        xp = array_module(dy)
         da = db = None
         if ctx.needs_input_grad[0]:
-            slope = b * a ** xp.where(b == 0, xp.ones_like(b), b - 1)  # b = 0: 0 * a^1, never 0 * a^-1
+            xp = array_module(b)  # a number stays on the host; [()] makes it a scalar again
+            slope = b * a ** xp.where(b == 0, xp.ones_like(b), b - 1)[()]  # b = 0: 0 * a^1, never 0 * a^-1
             da = unbroadcast(dy * slope, a.shape)
         if ctx.needs_input_grad[1]:
-            log_a = xp.log(xp.where(a == 0, xp.ones_like(a), a))
+            xp = array_module(a)
+            log_a = xp.log(xp.where(a == 0, xp.ones_like(a), a)[()])
             db = unbroadcast(dy * y * log_a, b.shape)
         return da, db
 
@@ -157,7 +159,7 @@ class MatMul(Function, operator="matmul"):
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.shapes = a.shape, b.shape
         try:
-            return a @ b
+            return product(a, b)
         except ValueError as error:
             raise _explained(error, "matmul", a, b) from None
 
@@ -172,11 +174,11 @@ class MatMul(Function, operator="matmul"):
         da = db = None
         if ctx.needs_input_grad[0]:
             columns = b[:, None] if b.ndim == 1 else b
-            da = dy @ columns.swapaxes(-1, -2)
+            da = product(dy, columns, transpose_b=True)
             da = unbroadcast(da, (1, *shape_a)).reshape(shape_a) if len(shape_a) == 1 else unbroadcast(da, shape_a)
         if ctx.needs_input_grad[1]:
             rows = a[None, :] if a.ndim == 1 else a
-            db = rows.swapaxes(-1, -2) @ dy
+            db = product(rows, dy, transpose_a=True)
             db = unbroadcast(db, (*shape_b, 1)).reshape(shape_b) if len(shape_b) == 1 else unbroadcast(db, shape_b)
         return da, db
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from ..backend import Array, array_module
+from .. import kernels
+from ..backend import Array, array_module, gpu, on_gpu
 from ..errors import ArgumentError
 
 
@@ -17,7 +18,20 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
         return grad
     added = grad.ndim - len(shape)
     stretched = tuple(i + added for i, length in enumerate(shape) if length == 1 and grad.shape[i + added] != 1)
-    return grad.sum(axis=tuple(range(added)) + stretched).reshape(shape)
+    axes = tuple(range(added)) + stretched
+    if gpu.used and axes == tuple(range(grad.ndim - 1)):
+        return channel_sum(grad).reshape(shape)
+    return grad.sum(axis=axes).reshape(shape)
+
+
+def channel_sum(x: Array) -> Array:
+    """The sum over all axes but the last: (..., C) -> (C,).
+
+    On a GPU by a kernel in two stages: CuPy gives such a sum a block for each few channels, and most of the card idles.
+    """
+    if gpu.used and on_gpu(x) and x.dtype.kind == "f" and x.dtype.itemsize >= 4 and x.size:
+        return kernels.active(x).channel_sum(array_module(x).ascontiguousarray(x))
+    return x.sum(tuple(range(x.ndim - 1)))
 
 
 def spread(grad: Array, shape: tuple[int, ...]) -> Array:

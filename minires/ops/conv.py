@@ -14,11 +14,13 @@ class Conv2d(Function, operator="conv2d"):
     weights, dw correlates x with dy, db sums dy over images and pixels.
     """
 
+    fresh = True, True, True, False  # the residual's is dy
+
     @staticmethod
     def forward(ctx, x, w, b, residual=None, *, stride, padding, dilation, groups, relu=False):
         ctx.window = stride, padding, dilation, groups
         ctx.shapes = x.shape, w.shape
-        y = kernels.active().conv2d(x, w, b, *ctx.window, residual, relu)
+        y = kernels.active(x).conv2d(x, w, b, *ctx.window, residual, relu)
         wants_x, wants_w = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if wants_w else None, w if wants_x else None, y if relu else None)
         return y
@@ -26,7 +28,7 @@ class Conv2d(Function, operator="conv2d"):
     @staticmethod
     def backward(ctx, dy):
         x, w, y = ctx.saved
-        kernel = kernels.active()
+        kernel = kernels.active(dy)
         dy = dy if y is None else kernel.relu_dx(dy, y)
         dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window)
         db = kernel.channel_sum(dy) if ctx.needs_input_grad[2] else None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from math import prod
 
 from .. import kernels
-from ..backend import array_module
+from ..backend import array_module, on_gpu
 from ..tensor import Function
+from .broadcast import channel_sum
+from .product import product
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -19,16 +21,18 @@ class CrossEntropy(Function, operator="cross_entropy"):
 
     @staticmethod
     def forward(ctx, logits, *, labels, label_smoothing, reduction):
-        losses, probabilities = kernels.active().cross_entropy(logits, labels, label_smoothing)
+        # a copy: a loader may fill the same array again
+        labels = labels.astype("int64") if on_gpu(labels) else labels.copy()
+        losses, probabilities = kernels.active(logits).cross_entropy(logits, labels, label_smoothing)
         ctx.label_smoothing, ctx.reduction = label_smoothing, reduction
-        ctx.save_for_backward(probabilities, labels.copy())  # a loader may fill the same array again
+        ctx.save_for_backward(probabilities, labels)
         return _reduce(losses, reduction)
 
     @staticmethod
     def backward(ctx, dy):
         probabilities, labels = ctx.saved
         dlosses = _spread(dy, labels.shape, ctx.reduction)
-        return kernels.active().cross_entropy_dx(dlosses, probabilities, labels, ctx.label_smoothing)
+        return kernels.active(dy).cross_entropy_dx(dlosses, probabilities, labels, ctx.label_smoothing)
 
 
 class MSELoss(Function, operator="mse_loss"):
@@ -51,10 +55,12 @@ class MSELoss(Function, operator="mse_loss"):
 class Linear(Function, operator="linear"):
     """y = x @ w + b, x (..., I), w (I, O), b (O,) or None: dx = dy w^T, dw = x^T dy, db = sum of dy over examples."""
 
+    fresh = True
+
     @staticmethod
     def forward(ctx, x, w, b):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w)
-        y = x @ w
+        y = product(x, w)
         return y if b is None else y + b
 
     @staticmethod
@@ -62,9 +68,9 @@ class Linear(Function, operator="linear"):
         x, w = ctx.saved
         wants_x, wants_w, wants_b = ctx.needs_input_grad
         rows = dy.reshape(-1, w.shape[1])
-        dx = dy @ w.T if wants_x else None
-        dw = x.reshape(-1, w.shape[0]).T @ rows if wants_w else None
-        return dx, dw, rows.sum(0) if wants_b else None
+        dx = product(dy, w, transpose_b=True) if wants_x else None
+        dw = product(x.reshape(-1, w.shape[0]), rows, transpose_a=True) if wants_w else None
+        return dx, dw, channel_sum(rows) if wants_b else None
 
 
 def _reduce(losses, reduction):

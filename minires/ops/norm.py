@@ -7,6 +7,7 @@ from typing import Any
 from .. import kernels
 from ..backend import Array, array_module
 from ..tensor import Function, Pending, Tensor
+from .broadcast import channel_sum, unbroadcast
 from .conv import Conv2d
 
 _MANY_WEIGHTS = 1 << 18  # folding them took a fifth of the time of one picture through ResNet-18
@@ -25,16 +26,18 @@ class BatchNorm(Function, operator="batch_norm"):
     masked first; after a convolution `ConvBatchNorm` takes its place.
     """
 
+    fresh = True, True, True, False  # the residual's may be dy
+
     @staticmethod
     def forward(ctx, x, gamma, beta, residual=None, *, mean, var, eps, relu=False):
-        y = kernels.active().batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
+        y = kernels.active(x).batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
         ctx.eps = eps
         ctx.save_for_backward(y if relu else None, x, gamma, mean, var)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        return kernels.active().batch_norm_backward(dy, *ctx.saved, ctx.eps)[: len(ctx.needs_input_grad)]
+        return kernels.active(dy).batch_norm_backward(dy, *ctx.saved, ctx.eps)[: len(ctx.needs_input_grad)]
 
 
 class ConvBatchNorm(Function, operator="conv_batch_norm"):
@@ -44,10 +47,12 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
     convolution's backward needs, is never stored.
     """
 
+    fresh = True, True, True, True, False  # the residual's may be dy
+
     @staticmethod
     def forward(ctx, x, w, gamma, beta, residual=None, *, window, z, mean, var, eps, relu=False):
         ctx.window, ctx.eps, ctx.shapes = window, eps, (x.shape, w.shape)
-        y = kernels.active().batch_norm(z, gamma, beta, mean, var, eps, residual, relu)
+        y = kernels.active(z).batch_norm(z, gamma, beta, mean, var, eps, residual, relu)
         wants_x, wants_w = ctx.needs_input_grad[:2]
         norm = y if relu else None, z, gamma, mean, var
         ctx.save_for_backward(*norm, x if wants_w else None, w if wants_x else None)
@@ -57,7 +62,7 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
     def backward(ctx, dy):
         *norm, x, w = ctx.saved
         wants = ctx.needs_input_grad
-        return kernels.active().conv2d_norm_backward(
+        return kernels.active(dy).conv2d_norm_backward(
             dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1]
         )[: len(wants)]
 
@@ -67,14 +72,14 @@ def due_convolution(x: Tensor) -> bool:
     return isinstance(x, Pending) and x.open and x.function is Conv2d and x.inputs[2] is x.inputs[3] is None
 
 
-def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Array, Array]:
-    """A convolution that is due and the batch norm after it as one, and the mean and variance between them."""
+def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: Any) -> Tensor:
+    """A convolution that is due and the batch norm after it as one; ``running`` as in the kernels' ``moments``."""
     x.check()
     pictures, w, _, _ = x.inputs
     window = tuple(x.options.values())
-    z, mean, var = kernels.active().conv2d_moments(pictures.data, w.data, None, *window)
+    z, mean, var = kernels.active(pictures.data).conv2d_moments(pictures.data, w.data, None, *window, running)
     options = {"window": window, "z": z, "mean": mean, "var": var, "eps": eps}
-    return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options), mean, var
+    return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options)
 
 
 def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Tensor:
@@ -86,7 +91,7 @@ def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: A
     x.check()
     pictures, w, _, _ = x.inputs
     if w.size > max(_MANY_WEIGHTS, x.size):
-        z = Tensor(kernels.active().conv2d(pictures.data, w.data, None, *x.options.values()))
+        z = Tensor(kernels.active(pictures.data).conv2d(pictures.data, w.data, None, *x.options.values()))
         fixed = {"mean": mean.astype(w.dtype), "var": var.astype(w.dtype), "eps": eps}
         return x.take_in(BatchNorm, (z, Tensor(gamma), Tensor(beta), None), fixed)
     scale = (gamma / array_module(gamma).sqrt(var + eps)).astype(w.dtype)
@@ -102,15 +107,14 @@ class FixedBatchNorm(Function, operator="fixed_batch_norm"):
         mean, var = mean.astype(x.dtype), var.astype(x.dtype)  # copies: the running statistics go on changing
         ctx.eps = eps
         ctx.save_for_backward(x, gamma, mean, var)
-        return kernels.active().batch_norm(x, gamma, beta, mean, var, eps)
+        return kernels.active(x).batch_norm(x, gamma, beta, mean, var, eps)
 
     @staticmethod
     def backward(ctx, dy):
         x, gamma, mean, var = ctx.saved
         inverse = 1 / array_module(x).sqrt(var + x.dtype.type(ctx.eps))
         dx = dy * (gamma * inverse) if ctx.needs_input_grad[0] else None
-        axes = tuple(range(dy.ndim - 1))
-        return dx, (dy * (x - mean)).sum(axes) * inverse, dy.sum(axes)
+        return dx, channel_sum(dy * (x - mean)) * inverse, channel_sum(dy)
 
 
 class LayerNorm(Function, operator="layer_norm"):
@@ -135,5 +139,4 @@ class LayerNorm(Function, operator="layer_norm"):
         g = dy * gamma
         over = {"axis": ctx.axes, "keepdims": True}
         dx = (g - g.mean(**over) - xhat * (g * xhat).mean(**over)) / std
-        batch = tuple(range(dy.ndim - gamma.ndim))
-        return dx, (dy * xhat).sum(batch), dy.sum(batch)
+        return dx, unbroadcast(dy * xhat, gamma.shape), unbroadcast(dy, gamma.shape)

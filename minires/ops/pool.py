@@ -12,14 +12,14 @@ class MaxPool2d(Function, operator="max_pool2d"):
     @staticmethod
     def forward(ctx, x, *, kernel, stride, padding):
         ctx.shape, ctx.window = x.shape, (kernel, stride, padding)
-        y, chosen = kernels.active().max_pool2d(x, *ctx.window)
+        y, chosen = kernels.active(x).max_pool2d(x, *ctx.window)
         ctx.save_for_backward(chosen)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         (chosen,) = ctx.saved
-        return kernels.active().max_pool2d_dx(dy, chosen, ctx.shape, *ctx.window)
+        return kernels.active(dy).max_pool2d_dx(dy, chosen, ctx.shape, *ctx.window)
 
 
 class AvgPool2d(Function, operator="avg_pool2d"):
@@ -28,8 +28,8 @@ class AvgPool2d(Function, operator="avg_pool2d"):
     @staticmethod
     def forward(ctx, x, *, kernel, stride, padding):
         ctx.shape, ctx.window = x.shape, (kernel, stride, padding)
-        return kernels.active().avg_pool2d(x, *ctx.window)
+        return kernels.active(x).avg_pool2d(x, *ctx.window)
 
     @staticmethod
     def backward(ctx, dy):
-        return kernels.active().avg_pool2d_dx(dy, ctx.shape, *ctx.window)
+        return kernels.active(dy).avg_pool2d_dx(dy, ctx.shape, *ctx.window)

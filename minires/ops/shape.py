@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..backend import array_module
+from math import prod
+
+from ..backend import array_module, device_of, on_gpu, to_device
 from ..errors import ArgumentError, ShapeError
 from ..tensor import Function
 from .broadcast import one_axis, unbroadcast
@@ -58,8 +60,11 @@ class GetItem(Function, operator="getitem"):
     @staticmethod
     def backward(ctx, dy):
         xp = array_module(dy)
+        repeated = any(_may_repeat(part) for part in ctx.index)
+        if repeated and on_gpu(dy):
+            return _summed_at(ctx.shape, ctx.index, dy)
         dx = xp.zeros(ctx.shape, dy.dtype)
-        if any(_may_repeat(part) for part in ctx.index):
+        if repeated:
             xp.add.at(dx, ctx.index, dy)
         else:
             dx[ctx.index] = dy
@@ -69,6 +74,43 @@ class GetItem(Function, operator="getitem"):
 def _may_repeat(part):
     """Whether an index can name the same element twice: lists and integer arrays can, slices and masks cannot."""
     return isinstance(part, list | tuple) or (getattr(part, "ndim", 0) > 0 and part.dtype.kind != "b")
+
+
+def _summed_at(shape, index, dy):
+    """Zeros with dy added at the index, in an order that is always the same: a GPU's ``add.at`` is not bit-equal twice.
+
+    The numbers are sorted by where they go.  Then, in round k, each takes in the sum of the 2^k numbers from 2^k places
+    on, if they go where it goes: in the end the first of those that go to one place has the sum of all of them.
+    """
+    xp, size = array_module(dy), prod(shape)
+    place = xp.arange(size).reshape(shape)[index].reshape(-1)
+    count = place.size
+    order = xp.argsort(place * count + xp.arange(count))
+    place, sums = place[order], dy.reshape(-1)[order]
+    zero, step = dy.dtype.type(0), 1
+    while step < count:
+        taken = xp.where(place[step:] == place[:-step], sums[step:], zero)
+        sums = xp.concatenate((sums[:-step] + taken, sums[-step:]))
+        step *= 2
+    other = xp.concatenate((xp.zeros(min(1, count), bool), place[1:] == place[:-1]))
+    dx = xp.zeros(size + 1, dy.dtype)
+    dx[xp.where(other, size, place)] = sums  # all but the first to one place beyond the end
+    return dx[:-1].reshape(shape)
+
+
+class To(Function, operator="to"):
+    """The same elements on another device; the gradient is copied back."""
+
+    changes_device = True
+
+    @staticmethod
+    def forward(ctx, x, *, device):
+        ctx.device = device_of(x)
+        return to_device(x, device)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return to_device(dy, ctx.device)
 
 
 class BroadcastTo(Function, operator="broadcast_to"):

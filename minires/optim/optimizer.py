@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, CheckpointError
+from ..backend import asnumpy, device_of, gpu, host_copy, to_device
+from ..errors import ArgumentError, CheckpointError, DeviceError
 from ..tensor import Tensor
 
 
@@ -60,13 +61,32 @@ class Optimizer:
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
-        number = 0
-        for group in self.groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(p.data, p.grad, group, self.state[number])
-                    p.data = p.data  # tells the version counter of a change in place
-                number += 1
+        first = 0
+        for number, group in enumerate(self.groups):
+            states = self.state[first : first + len(group["params"])]
+            first += len(group["params"])
+            moved = [(p, state) for p, state in zip(group["params"], states, strict=True) if p.grad is not None]
+            if gpu.used:
+                self._check_devices(moved)
+            self.update_group(number, moved)
+            for p, _ in moved:
+                p.data = p.data  # tells the version counter of a change in place
+
+    def update_group(self, number: int, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
+        """Change the parameters of a group that have a gradient, given with their states."""
+        for p, state in moved:
+            self.update(p.data, p.grad, self.groups[number], state)
+
+    def _check_devices(self, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
+        """Raise DeviceError unless each parameter, its gradient and its state are on one device."""
+        for p, state in moved:
+            for name, array in {"gradient": p.grad, **state}.items():
+                if hasattr(array, "dtype") and device_of(array) != p.device:
+                    raise DeviceError(
+                        f"{type(self).__name__}: a parameter of shape {p.shape} is on {p.device}, but its {name} on "
+                        f"{device_of(array)}. Move the model before the first step, or afterwards the state too: "
+                        "optimizer.load_state_dict(optimizer.state_dict())."
+                    )
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ArgumentError for settings of a group that make no sense."""
@@ -76,13 +96,13 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update method.")
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings and copies of all state: ``{"groups": [...], "state": {"0.momentum": array, ...}}``."""
+        """Settings and copies of all state, on the host: ``{"groups": [...], "state": {"0.momentum": array, ...}}``."""
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.groups]
-        state = {f"{i}.{k}": np.copy(v) for i, s in enumerate(self.state) for k, v in s.items()}
+        state = {f"{i}.{k}": host_copy(v) for i, s in enumerate(self.state) for k, v in s.items()}
         return {"groups": groups, "state": state}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Restore `state_dict`.
+        """Restore `state_dict`, on the device and in the dtype of each parameter.
 
         Raises:
             CheckpointError: it is of another optimiser or of other parameters; nothing was changed.
@@ -100,11 +120,14 @@ class Optimizer:
                 raise CheckpointError(f"{owner} has the settings {expected}, but the state has {found}.")
         for name, value in saved["state"].items():
             number, _, key = name.partition(".")
-            array, i = np.asarray(value), int(number) if number.isdigit() else len(parameters)
+            array, i = asnumpy(value), int(number) if number.isdigit() else len(parameters)
             is_count = array.dtype.kind == "i" and not array.ndim
             if i >= len(parameters) or not (is_count or array.shape == parameters[i].shape):
                 raise CheckpointError(f"the state {name} of shape {array.shape} belongs to no parameter of {owner}.")
-            state[i][key] = array.item() if is_count else np.array(array, parameters[i].dtype)
+            if is_count:
+                state[i][key] = array.item()
+            else:
+                state[i][key] = to_device(np.array(array, parameters[i].dtype), parameters[i].device)
         self.state = state
         for group, settings in zip(self.groups, saved["groups"], strict=True):
             group.update(settings)

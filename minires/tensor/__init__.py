@@ -1,8 +1,9 @@
 """The engine: Tensor, Function, the backward walk, and the switches of recording."""
 
+from .exchange import asnumpy, from_dlpack
 from .function import Function
 from .graph import Node
-from .modes import detect_anomaly, enable_grad, is_grad_enabled, no_fusion, no_grad
+from .modes import detect_anomaly, enable_grad, is_anomaly_detected, is_grad_enabled, no_fusion, no_grad
 from .pending import Pending, fused, later
 from .tensor import Tensor, as_tensor, tensor
 
@@ -12,9 +13,12 @@ __all__ = [
     "Pending",
     "Tensor",
     "as_tensor",
+    "asnumpy",
     "detect_anomaly",
     "enable_grad",
+    "from_dlpack",
     "fused",
+    "is_anomaly_detected",
     "is_grad_enabled",
     "later",
     "no_fusion",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module
-from ..errors import ArgumentError
+from ..backend import Array, array_module, gpu, on_gpu, on_one_device
+from ..errors import ArgumentError, DeviceError
 from .graph import Node, check_finite, clock, storage
 from .modes import modes
 from .operators import OPERATIONS
@@ -33,10 +33,23 @@ class Function:
     Positional arguments of `apply` are inputs, each with a gradient (None where there is none); keyword arguments are
     options that ``forward`` receives as they are.  ``ctx.needs_input_grad[i]`` says whether input i's gradient is
     wanted.  ``forward`` must not change its inputs.
+
+    All inputs are on one device, and what `backend.array_module` gives for them computes there.
+
+    Attributes:
+        fresh: for which inputs, all (True) or a bool for each, ``backward`` returns a new array that nobody else holds:
+            not its own argument, nothing saved, no view of either.  The gradient of a leaf is then not copied.
+        changes_device: whether a gradient may come back on another device.
+        operator: its name in error messages about operands; that of the class if not given.
     """
+
+    fresh: bool | tuple[bool, ...] = False
+    changes_device = False
+    operator = "Function"
 
     def __init_subclass__(cls, operator: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.operator = operator or cls.__name__
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
@@ -70,6 +83,8 @@ class Function:
             arrays.append(x)
             parents.append(source)
             wanted.append(source is not None)
+        if gpu.used:
+            arrays = _on_one_device(cls, arrays, parents, options)
         node = Node(cls, tuple(wanted))
         data = cls.forward(node, *arrays, **options)
         if type(data) is not np.ndarray:
@@ -94,10 +109,24 @@ class Function:
         return output
 
 
+def _on_one_device(cls: type[Function], arrays: list[Any], parents: list[Any], options: dict[str, Any]) -> list[Any]:
+    """The arrays, if those and the arrays among the options are on one device; 0-d host arrays there as numbers."""
+    together = on_one_device(cls.operator, *arrays, *options.values())[: len(arrays)]
+    for array, number, parent in zip(arrays, together, parents, strict=True):
+        if number is not array and parent is not None:
+            raise DeviceError(
+                f"{cls.operator}: a number that requires a gradient is on cpu and what it meets on cuda; its gradient "
+                'would have to be copied back in silence. Move it first: .to("cuda").'
+            )
+    return together
+
+
 def _as_output(cls: type[Function], data: Any, arrays: list[Any]) -> Array:
     for a in arrays:
         if type(a) is np.ndarray and a.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
             return np.asarray(data)
+    if on_gpu(data):
+        return data
     if isinstance(data, tuple | list) or data is None or isinstance(data, Tensor):
         raise TypeError(
             f"{cls.__name__}.forward returned {type(data).__name__}; it must return one plain array. "

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import kernels
-from ..backend import Array, array_module, asnumpy
-from ..errors import AnomalyError, GraphError, ShapeError
+from ..backend import Array, array_module, asnumpy, device_of, gpu, on_gpu
+from ..errors import AnomalyError, DeviceError, GraphError, ShapeError
 from .modes import modes
+from .operators import plain
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -135,6 +136,7 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     """
     uses = _count_uses(root)
     grads = {root: grad}
+    fresh: set[Node | Tensor] = set()  # whose gradient is a new array that nobody else holds
     ready = [root]
     anomaly = modes.anomaly
     while ready:
@@ -142,20 +144,26 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
         grad = grads.pop(node, None)
         if not isinstance(node, Node):
             if grad is not None:
-                node._accumulate(grad)
+                node._accumulate(grad, node in fresh)
             continue
         if node.hooks and grad is not None:
             grad = run_hooks(node.hooks, grad)
         received = _run_backward(node, grad)
+        news = node.function.fresh
         for i, parent in enumerate(node.parents or ()):
             if parent is None:
                 continue
             upstream = received[i]
             if upstream is not None:
-                if type(upstream) is not np.ndarray or (upstream.shape, upstream.dtype) != parent.like or anomaly:
+                if type(upstream) is not type(grad) or (upstream.shape, upstream.dtype) != parent.like or anomaly:
                     upstream = _checked(upstream, parent.like, node, i, grad)
-                # a new array, never `+=`: the first gradient may belong to somebody else too
-                grads[parent] = added(grads[parent], upstream) if parent in grads else upstream
+                if parent in grads:  # a new array, never `+=`: the first gradient may belong to somebody else too
+                    grads[parent] = added(grads[parent], upstream)
+                    fresh.add(parent)
+                else:
+                    grads[parent] = upstream
+                    if news and (news is True or news[i]):
+                        fresh.add(parent)
             still_to_speak = uses[parent] - 1
             if still_to_speak:
                 uses[parent] = still_to_speak
@@ -167,13 +175,13 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
 
 def as_array(value: Any) -> Array:
     """The value as an array: of 0-d arrays NumPy makes scalars."""
-    return np.asarray(value) if isinstance(value, np.generic) else array_module(value).asarray(value)
+    return np.asarray(value) if isinstance(value, np.generic) or not on_gpu(value) else value
 
 
 def added(a: Array, b: Array) -> Array:
     """a + b as an array; both have the same shape and dtype."""
-    if type(a) is type(b) is np.ndarray and a.size >= _LARGE:
-        return kernels.active().add(a, b)
+    if type(a) is type(b) and (a.size >= _LARGE or type(a) is not np.ndarray):
+        return kernels.active(a).add(a, b)
     total = a + b
     return total if type(total) is np.ndarray else as_array(total)
 
@@ -181,10 +189,10 @@ def added(a: Array, b: Array) -> Array:
 def run_hooks(hooks: list[Callable] | None, grad: Array) -> Array:
     """Show the gradient to each hook; what a hook returns, if anything, replaces it."""
     for hook in list(hooks or ()):  # a hook may take itself off the list
-        replaced = hook(grad)
+        replaced = plain(hook(grad))
         if replaced is None:
             continue
-        replaced = array_module(grad).asarray(replaced, dtype=grad.dtype)
+        replaced = array_module(grad, replaced, caller="register_hook").asarray(replaced, dtype=grad.dtype)
         if replaced.shape != grad.shape:
             raise ShapeError(
                 f"register_hook: the hook returned shape {replaced.shape} for a gradient of shape {grad.shape}."
@@ -230,6 +238,11 @@ def _checked(upstream: Any, like: tuple[tuple[int, ...], np.dtype], node: Node, 
     """The gradient of input i as an array in the dtype of its tensor, if its shape is right."""
     shape, dtype = like
     upstream = as_array(upstream)
+    if gpu.used and device_of(upstream) != device_of(grad) and not node.function.changes_device:
+        raise DeviceError(
+            f"{node.name}.backward: the gradient of input {i} is on {device_of(upstream)}, but the gradient it was "
+            f"computed from on {device_of(grad)}. Compute it with the array module of its inputs, not with numpy."
+        )
     if upstream.shape != shape:
         raise ShapeError(
             f"{node.name}.backward: the gradient of input {i} has shape {upstream.shape}, but the input has "

@@ -87,6 +87,11 @@ class no_fusion(_Switch):
     attribute, value = "may_fuse", False
 
 
+def is_anomaly_detected() -> bool:
+    """Whether `detect_anomaly` is on in this thread."""
+    return modes.anomaly
+
+
 def is_grad_enabled() -> bool:
     """Whether operations are being recorded in this thread."""
     return modes.grad_enabled

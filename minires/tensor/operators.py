@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import array_module
+from ..backend import check_device, device_of, gpu, on_gpu, on_one_device, to_device
 from ..errors import ShapeError
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def _binary(name: str) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any
 
     def operator(a: Any, b: Any) -> Tensor:
         if not isinstance(b, Operators) or a._data.dtype is not b._data.dtype:
-            a, b = operands(a, b)
+            a, b = operands(a, b, name)
         return OPERATIONS[name].apply(a, b)
 
     def reflected(b: Any, a: Any) -> Tensor:
-        return OPERATIONS[name].apply(*operands(a, b))
+        return OPERATIONS[name].apply(*operands(a, b, name))
 
     return operator, reflected
 
@@ -69,6 +69,23 @@ class Operators:
         """The same values in another dtype; the gradient comes back in this one."""
         dtype = np.dtype(dtype)
         return self if dtype == self.dtype else OPERATIONS["astype"].apply(self, dtype=dtype)
+
+    def to(self: Any, device: str) -> Tensor:
+        """A copy on ``"cpu"`` or ``"cuda"``, and this tensor itself if it is there; the gradient is copied back.
+
+        Raises:
+            ArgumentError: it is not the name of a device.
+            DeviceError: there is no usable GPU.
+        """
+        return self if check_device(device) == self.device else OPERATIONS["to"].apply(self, device=device)
+
+    def cuda(self) -> Tensor:
+        """``to("cuda")``: on the GPU."""
+        return self.to("cuda")
+
+    def cpu(self) -> Tensor:
+        """``to("cpu")``: in the host's memory."""
+        return self.to("cpu")
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape, one length of which may be -1."""
@@ -142,7 +159,7 @@ class Operators:
         return OPERATIONS["log_softmax"].apply(self, axis=axis)
 
 
-def operands(a: Any, b: Any) -> tuple[Any, Any]:
+def operands(a: Any, b: Any, caller: str = "") -> tuple[Any, Any]:
     """The operands of a binary operation, in one dtype.
 
     Between tensors the wider floating dtype wins, and floating wins over integer; a number or plain array takes the
@@ -160,27 +177,38 @@ def operands(a: Any, b: Any) -> tuple[Any, Any]:
             return a, b._data.astype(dtypes[0])
         return (a._data.astype(dtypes[1]), b) if kinds[1] == "f" else (a, b)
     if _is_tensor(a):
-        return _beside(a, b)
-    b, a = _beside(b, a)
+        return _beside(a, b, caller)
+    b, a = _beside(b, a, caller)
     return a, b
 
 
-def _beside(t: Any, value: Any) -> tuple[Any, Any]:
+def _beside(t: Any, value: Any, caller: str) -> tuple[Any, Any]:
     """A tensor, and the number or array beside it, as they enter an operation."""
     dtype, is_number = t._data.dtype, isinstance(value, _NUMBER)
     if is_number and dtype.kind == "f":
         return t, dtype.type(value)
     if is_number and not isinstance(value, float | np.floating):
         return t, value
+    if gpu.used and on_gpu(t._data) and isinstance(value, np.ndarray) and not value.ndim:
+        return _beside(t, value.item() if dtype.kind == "f" else value[()], caller)  # a number belongs to either device
     # an integer tensor beside something floating: numbers count as float32 here as everywhere
-    array = np.float32(value) if is_number else array_module(t._data, value).asarray(value)
+    array = np.float32(value) if is_number else value if on_gpu(value) else np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a Tensor cannot be combined with {type(value).__name__} {value!r}.")
+    if gpu.used and not is_number:
+        array = _there(caller, t._data, array, value)
     if dtype.kind == "f":
         return t, array.astype(dtype)  # a copy: an operation may save it, and nobody counts its versions
     if array.dtype.kind == "f" and not hasattr(value, "dtype"):
-        array = np.float32(array)  # a list of Python floats
+        array = array.astype(np.float32)  # a list of Python floats
     return (t.astype(array.dtype) if array.dtype.kind == "f" else t), array
+
+
+def _there(caller: str, beside: Any, array: Any, value: Any) -> Any:
+    """The array, if it is on the device of the one beside it; lists of numbers are constants and belong to either."""
+    if hasattr(value, "dtype"):
+        return on_one_device(caller, beside, array)[1]
+    return to_device(array, device_of(beside)) if array.ndim else array[()]
 
 
 def _is_tensor(value: Any) -> bool:
@@ -190,6 +218,15 @@ def _is_tensor(value: Any) -> bool:
 def plain(value: Any) -> Any:
     """The array of a tensor; anything else as it is."""
     return value._data if _is_tensor(value) else value
+
+
+def both_plain(caller: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """`plain` of two operands on one device; a host array of one number beside the GPU becomes that number."""
+    a, b = plain(a), plain(b)
+    if gpu.used:
+        b = to_device(np.asarray(b), device_of(a)) if isinstance(b, list | tuple) else b
+        a, b = on_one_device(caller, a, b)
+    return a, b
 
 
 def plain_index(index: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..backend import device_of
 from ..errors import GraphError
 from .modes import modes
 from .operators import plain
@@ -68,7 +69,7 @@ class Pending(Tensor):
         self.check()
         before, modes.grad_enabled = modes.grad_enabled, self.recording
         try:
-            with kernels.use_kernels(self.kernels):
+            with kernels.use_kernels(*self.kernels):
                 result = apply(self.function, self.inputs, self.options)
         finally:
             modes.grad_enabled = before
@@ -97,6 +98,11 @@ class Pending(Tensor):
     def size(self) -> int:
         """The number of elements."""
         return prod(self._like[0])
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return self.inputs[0].device if self.due else device_of(self._data)
 
     @property
     def like(self) -> tuple[tuple[int, ...], np.dtype]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module, asnumpy, device_of
-from ..errors import GraphError, ShapeError
+from ..backend import Array, array_module, asnumpy, device_of, gpu, on_gpu, on_one_device, to_device
+from ..errors import DeviceError, GraphError, ShapeError
 from .graph import Node, added, changed, run_hooks, storage, walk
 from .modes import modes
-from .operators import OPERATIONS, Operators, operands, plain, plain_index
+from .operators import OPERATIONS, Operators, both_plain, operands, plain, plain_index
 
 _new = object.__new__
 # what NumPy's functions are called here, where that differs
@@ -72,7 +72,10 @@ class Tensor(Operators):
         if value is self._data:  # what `t.data += 1` does
             changed(self._version, self._data)
             return
-        value = array_module(self._data).asarray(value, dtype=self._data.dtype)
+        value = plain(value)
+        value = array_module(self._data, value, caller="data").asarray(value, dtype=self._data.dtype)
+        if device_of(value) != self.device:
+            raise DeviceError(f"data: the new array is on {device_of(value)}, the tensor on {self.device}. Move one.")
         if value.shape != self._data.shape:
             raise ShapeError(
                 f"data: cannot put an array of shape {value.shape} into a tensor of shape {self.shape}. "
@@ -126,6 +129,7 @@ class Tensor(Operators):
     def __repr__(self) -> str:
         text = np.array2string(asnumpy(self._data), separator=", ", prefix="Tensor(", threshold=200)
         notes = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
+        notes += ", device='cuda'" if on_gpu(self._data) else ""
         if self._node is not None:
             notes += f", from={self._node.name}"
         elif self.requires_grad:
@@ -142,7 +146,7 @@ class Tensor(Operators):
         return int(self.item())
 
     def __index__(self) -> int:
-        return self._data.__index__()
+        return asnumpy(self._data).__index__()
 
     def item(self) -> Any:
         """The only element, as a Python number.
@@ -167,8 +171,21 @@ class Tensor(Operators):
                 "this tensor requires a gradient, which NumPy would lose without a word. Write t.numpy() if that is "
                 "what you want, or use the operations of minires."
             )
-        array = np.asarray(self.numpy(), dtype=dtype)
+        if on_gpu(self._data):
+            raise TypeError("this tensor is on cuda and NumPy would copy it to the host in silence. Write t.numpy().")
+        array = np.asarray(self._data, dtype=dtype)
         return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.requires_grad:
+            raise BufferError(
+                "this tensor requires a gradient, which the other library would lose without a word. Give it "
+                "t.detach() if that is what you want."
+            )
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 
@@ -209,7 +226,8 @@ class Tensor(Operators):
                 "backward: this tensor was not recorded: no input requires a gradient, or it was computed under "
                 "no_grad(). Set requires_grad=True on what you want the gradient of."
             )
-        xp = array_module(self._data)
+        grad = plain(grad)
+        xp = array_module(self._data, grad, caller="backward")
         if grad is None:
             if self.size != 1:
                 raise ShapeError(
@@ -218,16 +236,26 @@ class Tensor(Operators):
                 )
             grad = xp.ones(self.shape, self.dtype)
         else:
-            grad = grad._data if isinstance(grad, Tensor) else grad
             grad = xp.asarray(grad, dtype=self.dtype)
             if grad.shape != self.shape:
                 raise ShapeError(f"backward: the gradient has shape {grad.shape} but the tensor has {self.shape}.")
         walk(self if self._node is None else self._node, grad, retain_graph)
 
-    def _accumulate(self, grad: Array) -> None:
-        """Add to `.grad`; the first time a copy, so that no gradient shares memory with another."""
-        grad = run_hooks(self._hooks, grad)
-        self.grad = grad.copy(order="C") if self.grad is None else added(self.grad, grad)
+    def _accumulate(self, grad: Array, fresh: bool) -> None:
+        """Add to `.grad`; the first time a copy unless it is ``fresh``: no gradient shares memory with another."""
+        if self._hooks:  # which may keep it
+            grad, fresh = run_hooks(self._hooks, grad), False
+        if gpu.used:
+            for what, array in (("its gradient", grad), ("what .grad holds of before", self.grad)):
+                if array is not None and device_of(array) != self.device:
+                    raise DeviceError(
+                        f"backward: a tensor of shape {self.shape} is on {self.device}, but {what} on "
+                        f"{device_of(array)}. Move a model before the forward pass, not between it and backward()."
+                    )
+        if self.grad is not None:
+            self.grad = added(self.grad, grad)
+        else:
+            self.grad = grad if fresh and grad.flags.c_contiguous else grad.copy(order="C")
 
     def register_hook(self, hook: Callable[[Array], Array | None]) -> Callable[[], None]:
         """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces it.
@@ -260,6 +288,12 @@ class Tensor(Operators):
 
         self.register_hook(keep)
 
+    def _move(self, device: str) -> None:
+        """Put a leaf and its gradient on a device, in place; what a graph saved of it is as it was."""
+        if device != self.device:
+            self._data, self._version = to_device(self._data, device), [0]
+            self.grad = None if self.grad is None else to_device(self.grad, device)
+
     def detach(self) -> Tensor:
         """The same memory, cut off from the graph."""
         cut = Tensor(self._data)
@@ -269,31 +303,40 @@ class Tensor(Operators):
     # -- comparing and changing ----------------------------------------------------------------------------------------
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return Tensor(self._data == plain(other))
+        a, b = both_plain("equal", self, other)
+        return Tensor(a == b)
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return Tensor(self._data != plain(other))
+        a, b = both_plain("not_equal", self, other)
+        return Tensor(a != b)
 
     def __lt__(self, other: Any) -> Tensor:
-        return Tensor(self._data < plain(other))
+        a, b = both_plain("less", self, other)
+        return Tensor(a < b)
 
     def __le__(self, other: Any) -> Tensor:
-        return Tensor(self._data <= plain(other))
+        a, b = both_plain("less_equal", self, other)
+        return Tensor(a <= b)
 
     def __gt__(self, other: Any) -> Tensor:
-        return Tensor(self._data > plain(other))
+        a, b = both_plain("greater", self, other)
+        return Tensor(a > b)
 
     def __ge__(self, other: Any) -> Tensor:
-        return Tensor(self._data >= plain(other))
+        a, b = both_plain("greater_equal", self, other)
+        return Tensor(a >= b)
 
     def __and__(self, other: Any) -> Tensor:
-        return Tensor(self._data & plain(other))
+        a, b = both_plain("and", self, other)
+        return Tensor(a & b)
 
     def __or__(self, other: Any) -> Tensor:
-        return Tensor(self._data | plain(other))
+        a, b = both_plain("or", self, other)
+        return Tensor(a | b)
 
     def __xor__(self, other: Any) -> Tensor:
-        return Tensor(self._data ^ plain(other))
+        a, b = both_plain("xor", self, other)
+        return Tensor(a ^ b)
 
     def __invert__(self) -> Tensor:
         return Tensor(~self._data)
@@ -321,7 +364,8 @@ class Tensor(Operators):
         """``t += other``: in place where nothing is recorded, otherwise a new tensor under the old name."""
         recorded = modes.grad_enabled and (self.requires_grad or getattr(other, "requires_grad", False))
         if not recorded:
-            getattr(array_module(self._data), name)(self._data, plain(other), out=self._data, casting="same_kind")
+            value = self._fitting(name, other)
+            getattr(array_module(self._data), name)(self._data, value, out=self._data, casting="same_kind")
             changed(self._version, self._data)
             return self
         if self.is_leaf and self.requires_grad:
@@ -329,7 +373,7 @@ class Tensor(Operators):
                 "a leaf that requires a gradient cannot be changed in place while operations are recorded. Update a "
                 "parameter inside `with minires.no_grad():`, or write y = x + ... for a new tensor."
             )
-        return OPERATIONS[name].apply(*operands(self, other))
+        return OPERATIONS[name].apply(*operands(self, other, name))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if modes.grad_enabled and (self.requires_grad or getattr(value, "requires_grad", False)):
@@ -337,17 +381,27 @@ class Tensor(Operators):
                 "assigning into a tensor would lose the gradient of what was there. Build the new tensor with "
                 "minires.where, concatenate, stack or pad, or assign inside `with minires.no_grad():`."
             )
-        self._data[plain_index(index)] = plain(value)
+        index = plain_index(index)
+        if gpu.used:
+            on_one_device("setitem", self._data, index)
+        self._data[index] = self._fitting("setitem", value)
         changed(self._version, self._data)
+
+    def _fitting(self, caller: str, value: Any) -> Any:
+        """What is to be written into this tensor, if it need not be copied from another device."""
+        value = both_plain(caller, self, value)[1]
+        if on_gpu(value) and not on_gpu(self._data):
+            raise DeviceError(f"{caller}: the tensor is on cpu and what would change it on cuda. Move one with .to().")
+        return value
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Tensor:
         # ndarray + Tensor arrives here, and so does np.exp(tensor): both are recorded like the operator itself
         name = _UFUNC_NAMES.get(ufunc.__name__, ufunc.__name__)
         if method == "__call__" and not kwargs:
             if name in _COMPARISONS:
-                return Tensor(ufunc(*(plain(x) for x in inputs)))
+                return Tensor(ufunc(*on_one_device(name, *(plain(x) for x in inputs))))
             if name in OPERATIONS:
-                return OPERATIONS[name].apply(*(operands(*inputs) if len(inputs) == 2 else inputs))
+                return OPERATIONS[name].apply(*(operands(*inputs, name) if len(inputs) == 2 else inputs))
         call = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
         raise TypeError(
             f"{call} does not take a Tensor{' with ' + ', '.join(kwargs) if kwargs else ''}: its gradient would be "

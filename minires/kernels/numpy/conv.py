@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from ..reference.norm import update_running
 from ..window import Pair, output_size
 from . import depthwise, im2col, winograd
 from .norm import NormGradient, Sums, merged, moments
@@ -32,13 +33,15 @@ def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, re
     return _convolve(x, w, None if plain else lambda: finish, stride, padding, dilation, groups)[0]
 
 
-def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, running=None):
     """`conv2d`, and the mean and biased variance of each channel of its result, gathered while that is in the cache."""
     if b is not None:  # before a batch norm a bias is pointless, and not worth a fast way
         y = conv2d(x, w, b, stride, padding, dilation, groups)
-        return y, *moments(y)
+        return y, *moments(y, running)
     y, sums = _convolve(x, w, lambda: Sums(w.shape[3]), stride, padding, dilation, groups)
-    return y, *merged(sums, x.dtype)
+    mean, var = merged(sums, x.dtype)
+    update_running(running, mean, var, y.size // y.shape[3])
+    return y, mean, var
 
 
 def conv2d_backward(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import empty, in_pieces
+from ..reference.norm import update_running
 from .tiles import Tile, along_rows, as_rows, chunks, least_rows
 
 _SMALL = 1 << 14  # numbers up to which everything at once costs less than cutting it up: 5 to 45 microseconds less
@@ -62,8 +63,14 @@ def merged(sums, dtype) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(dtype), var.astype(dtype)
 
 
-def moments(x):
-    """x (..., C) -> the mean and the biased variance (C,) over all other axes."""
+def moments(x, running=None):
+    """x (..., C) -> the mean and the biased variance (C,) over all other axes; ``running`` as in the reference."""
+    mean, var = _moments(x)
+    update_running(running, mean, var, x.size // max(1, x.shape[-1]))
+    return mean, var
+
+
+def _moments(x) -> tuple[np.ndarray, np.ndarray]:
     if x.size <= _SMALL:
         pixels = x.reshape(-1, x.shape[-1])
         mean = pixels.mean(0)

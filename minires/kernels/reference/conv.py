@@ -30,10 +30,10 @@ def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, re
     return pointwise.relu(y) if relu else y
 
 
-def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, running=None):
     """`conv2d`, and the mean and biased variance of each channel of its result."""
     y = conv2d(x, w, b, stride, padding, dilation, groups)
-    return y, *norm.moments(y)
+    return y, *norm.moments(y, running)
 
 
 def conv2d_backward(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):

@@ -7,14 +7,26 @@ import numpy as np
 from . import pointwise
 
 
-def moments(x):
-    """x (..., C) -> the mean and biased variance (C,) over all other axes."""
+def moments(x, running=None):
+    """x (..., C) -> the mean and biased variance (C,) over all other axes.
+
+    ``running``, if given, is (mean, var, momentum) of a batch norm, updated in place: see `update_running`.
+    """
     mean, var = np.empty((2, x.shape[-1]), x.dtype)
     for c in range(x.shape[-1]):
         values = x[..., c]
         mean[c] = values.sum() / values.size
         var[c] = ((values - mean[c]) ** 2).sum() / values.size
+    update_running(running, mean, var, x.size // x.shape[-1])
     return mean, var
+
+
+def update_running(running, mean, var, count):
+    """r <- (1 - momentum) r + momentum new, in place, for the mean and the unbiased variance of ``count`` values."""
+    if running is not None:
+        running_mean, running_var, momentum = running
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (var * (count / (count - 1)) - running_var)
 
 
 def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
