@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..backend.room import is_out_of_memory, out_of_memory
 from ..errors import MiniresError
 from ..train import Interrupted
 from . import bench, check, datasets, doctor, runs, summarise, train
@@ -72,6 +73,8 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MiniresError):
         return text
+    if is_out_of_memory(error):
+        return f"{out_of_memory(error)}. Give it less at a time: a smaller batch, size or network."
     if isinstance(error, MemoryError):
         return f"out of memory ({text or 'no more detail'}). Use a smaller --batch-size."
     if isinstance(error, OSError) and error.strerror:

@@ -11,6 +11,8 @@ from ..errors import ArgumentError
 from ..gradcheck import gradcheck
 from ..models.blocks import SHORTCUTS
 from ..nn import BatchNorm2d
+from ..tensor import Tensor
+from .device import add_device
 from .summarise import model_and_size
 
 
@@ -28,6 +30,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--entries", type=int, default=3, metavar="N", help="measured in each parameter (3)")
     parser.add_argument("--shortcut", choices=SHORTCUTS, help="A for small pictures, B for large")
     parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and choice of entries (0)")
+    add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,8 +45,10 @@ def run(options: argparse.Namespace) -> int:
             module.gamma.data[...] = 1 + 0.3 * rng.standard_normal(module.gamma.shape)
             module.beta.data[...] = 0.3 * rng.standard_normal(module.beta.shape)
     size = options.size or (9 if usual_size == 32 else 33)
-    pictures = rng.standard_normal((options.batch, size, size, 3))
-    report = gradcheck(model, {"x": pictures}, seed=options.seed, max_entries=options.entries, name=options.model)
+    pictures = Tensor(rng.standard_normal((options.batch, size, size, 3))).to(options.device)
+    report = gradcheck(
+        model.to(options.device), {"x": pictures}, seed=options.seed, max_entries=options.entries, name=options.model
+    )
     print(report)
     if report.ok:
         print("all gradients agree")

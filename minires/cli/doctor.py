@@ -6,7 +6,9 @@ import argparse
 import time
 from typing import Any
 
-from ..backend import cupy_problem, get_num_threads
+from .. import cuda
+from ..backend import get_num_threads
+from ..backend.room import free_memory, in_bytes
 from .datasets import describe
 
 
@@ -25,10 +27,23 @@ def run(options: argparse.Namespace) -> None:
         print(line)
     rate = _gflops(machine.BlasPeak(threads))
     print(f"{rate:.0f} GFLOP/s in a float32 product on {threads} threads (MINIRES_NUM_THREADS changes that)")
-    print(cupy_problem() or "CuPy ready")
+    print(_gpu())
     print("data")
     for line in describe():
         print(f"  {line}")
+
+
+def _gpu() -> str:
+    """One line about the GPU, or why there is none."""
+    problem = cuda.problem()
+    if problem is not None:
+        return f"no GPU: {problem}"
+    gpu = cuda.properties()
+    return (
+        f"GPU {gpu['name']}, compute capability {gpu['compute_capability']}, {in_bytes(gpu['memory'])} of memory, "
+        f"{in_bytes(free_memory()[0])} free; driver for CUDA {gpu['driver']}, runtime {gpu['runtime']}, "
+        f"CuPy {gpu['cupy']}"
+    )
 
 
 def _gflops(product: Any) -> float:

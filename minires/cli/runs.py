@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..train import Run, evaluate, load_sets
+from .device import add_device
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,8 @@ def add(commands: Any) -> None:
     parser.add_argument("folder", metavar="RUN", help="folder of a run")
     parser.add_argument("--data", metavar="NAME|PATH", help="other data of the same kind as it was trained on")
     parser.add_argument("--validation", action="store_true", help="test on the images held out of training instead")
+    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images at a time (250)")
+    add_device(parser)
 
     parser = commands.add_parser(
         "predict", help="classify pictures", description="Classify picture files; each is scaled to the network's size."
@@ -29,11 +32,12 @@ def add(commands: Any) -> None:
     parser.add_argument("folder", metavar="RUN", help="folder of a run")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="PNG, JPEG, ...")
     parser.add_argument("--invert", action="store_true", help="swap light and dark: for dark ink on light paper")
+    add_device(parser)
 
 
 def run_eval(options: argparse.Namespace) -> None:
     """Print the metrics, for each class too."""
-    run = Run(options.folder)
+    run = Run(options.folder, options.device)
     if options.validation and not run.config.validation:
         raise DataError(f"{options.folder} held no images out of training: leave --validation out.")
     held_out = run.config.validation if options.validation else 0
@@ -43,7 +47,7 @@ def run_eval(options: argparse.Namespace) -> None:
             f"the run was trained on pictures {run.image_shape} of {len(run.classes)} classes, but {sets.test!r} is "
             "something else. Give the data it was trained on with --data."
         )
-    metrics = evaluate(run.model, sets.test, run.transform)
+    metrics = evaluate(run.model, sets.test, run.transform, options.batch_size)
     print(f"{run.config.model}, iteration {run.iteration}, on {sets.test!r}")
     print(f"loss {metrics.loss:.4f}   error {100 * metrics.error:.2f}%   accuracy {100 * metrics.accuracy:.2f}%")
     width = max(map(len, run.classes))
@@ -58,7 +62,7 @@ def run_eval(options: argparse.Namespace) -> None:
 
 def run_predict(options: argparse.Namespace) -> None:
     """Print the three most probable classes of each picture."""
-    run = Run(options.folder)
+    run = Run(options.folder, options.device)
     images = np.stack([_read(path, run.image_shape, options.invert) for path in options.images])
     for path, p in zip(options.images, run.probabilities(images), strict=True):
         best = np.argsort(-p)[:3]

@@ -10,6 +10,7 @@ from ..inspect import summary
 from ..models import build, parse_name
 from ..models.blocks import SHORTCUTS
 from ..models.resnet import IMAGENET_LAYOUTS
+from .device import add_device
 
 
 def add(commands: Any) -> None:
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--shortcut", choices=SHORTCUTS, help="A for small pictures, B for large")
     parser.add_argument("--stride-in", choices=("3x3", "1x1"), help="of bottlenecks: 3x3 (default), or the paper's 1x1")
     parser.add_argument("--classes", type=int, help="10, or 1000 for resnet18 to 152")
+    add_device(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     names = ("shortcut", "stride_in", "classes")
     model, size = model_and_size(options.model, {n: v for n in names if (v := getattr(options, n)) is not None})
     size = options.size or size
-    print(summary(model, (size, size, 3)))
+    print(summary(model.to(options.device), (size, size, 3)))
 
 
 def model_and_size(name: str, options: dict[str, Any]) -> tuple[Any, int]:

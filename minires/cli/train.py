@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
+from ..kernels.cuda import PRECISIONS
 from ..models.blocks import SHORTCUTS
 from ..train import Config, Interrupted, Trainer, recipe
 from ..train.config import DECAYED, OPTIMIZERS, SCHEDULES, WARMUP_SHAPES
+from .device import add_device
 
 _DESCRIPTION = """Train a network. Without arguments: a small ResNet on the digits that come with minires, in under a
 minute: 20 epochs, batch 64, cosine, weight decay 5e-4. With CIFAR (--data PATH): the recipe of the paper, every part of
@@ -54,6 +56,9 @@ def add(commands: Any) -> None:
     how.add_argument("--label-smoothing", type=float, metavar="S", help="spread S of the target over all classes (0)")
     how.add_argument("--seed", type=int, help="a run with the same seed is the same, bit for bit (0)")
     where = parser.add_argument_group("where")
+    add_device(where)
+    where.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of products on a GPU (fp32)")
+    where.add_argument("--graph", action=yes_or_no, default=True, help="record the step on a GPU and replay it")
     where.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/DATA-MODEL)")
     where.add_argument("--resume", action="store_true", help="go on with the run in --out, given the same options")
     where.add_argument("--log-every", type=int, metavar="N", help="iterations between lines of the log")
@@ -69,7 +74,8 @@ def run(options: argparse.Namespace) -> None:
     names = {f.name for f in fields(Config)} - {"data"}
     config = recipe(options.data, **{n: v for n in names if (v := getattr(options, n, None)) is not None})
     out = options.out or _free_folder(config)
-    trainer = Trainer(config, out, resume=options.resume, report=tqdm.write)
+    trainer = Trainer(config, out, resume=options.resume, report=tqdm.write, device=options.device,
+                      precision=options.precision, graph=options.graph)  # fmt: skip
     _introduce(trainer)
     with tqdm(total=trainer.iterations, initial=trainer.iteration, unit="it", disable=None, dynamic_ncols=True) as bar:
 
@@ -91,9 +97,10 @@ def _introduce(trainer: Trainer) -> None:
     parameters = sum(p.size for p in trainer.model.parameters())
     epochs = trainer.iterations / len(trainer.loader)
     print(f"{config.model}, {parameters:,} parameters, on {sets.train!r}, tested on {len(sets.test)}")
+    where = "on the CPU" if trainer.device == "cpu" else f"on the GPU in {trainer.precision}"
     print(
         f"{trainer.iterations} iterations of {config.batch_size} images ({epochs:.1f} epochs), {config.optimizer}, "
-        f"learning rate {config.lr:g}, {config.schedule}, seed {config.seed}; writing {trainer.out}"
+        f"learning rate {config.lr:g}, {config.schedule}, seed {config.seed}; {where}; writing {trainer.out}"
     )
 
 

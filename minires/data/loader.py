@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -87,24 +87,34 @@ class DataLoader:
         """The epoch that the next batch belongs to, from 0; it advances when the last batch is delivered."""
         return self._epoch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         return self._run(self._epoch, self._first)
 
-    def _run(self, epoch: int, first: int) -> Iterator[Batch]:
-        order = self._order(epoch)
+    def _run(self, epoch: int, first: int) -> Generator[Batch, None, None]:
+        order = self.order(epoch)
         batches = range(first, len(self))
         prepared = _prepare_ahead(lambda b: self._prepare(order, epoch, b), batches, self.prefetch)
         try:
             for b, batch in zip(batches, prepared, strict=True):
-                if b + 1 < len(self):
-                    self._epoch, self._batch, self._first = epoch, b + 1, first
-                else:
-                    self._epoch, self._batch, self._first = epoch + 1, 0, 0
+                self._delivered(epoch, b, first)
                 yield batch
         finally:
             prepared.close()
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _delivered(self, epoch: int, b: int, first: int) -> None:
+        if b + 1 < len(self):
+            self._epoch, self._batch, self._first = epoch, b + 1, first
+        else:
+            self._epoch, self._batch, self._first = epoch + 1, 0, 0
+
+    def skip(self) -> tuple[int, int, int]:
+        """Go on by a batch that somebody else prepares: (epoch, number of the batch in it, pictures in it)."""
+        epoch, b = self._epoch, self._batch
+        self._delivered(epoch, b, b + 1)
+        return epoch, b, min(self.batch_size, len(self.dataset) - b * self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The numbers of the pictures, (N,), in the order in which an epoch goes through them."""
         if not self.shuffle:
             return np.arange(len(self.dataset))
         return self._generator(_PERMUTATION, epoch).permutation(len(self.dataset))
@@ -113,8 +123,12 @@ class DataLoader:
         index = order[b * self.batch_size : (b + 1) * self.batch_size]
         images, labels = self.dataset.images[index], self.dataset.labels[index]
         if self.transform is not None:
-            images = self.transform(images, self._generator(_TRANSFORM, epoch, b))
+            images = self.transform(images, self.generator(epoch, b))
         return images, labels
+
+    def generator(self, epoch: int, batch: int) -> np.random.Generator:
+        """What the transform of a batch draws from."""
+        return self._generator(_TRANSFORM, epoch, batch)
 
     def _generator(self, *key: int) -> np.random.Generator:
         # spawn_key, and not more words of entropy: SeedSequence([s, 1]) and SeedSequence([s, 1, 0]) are the same.

@@ -97,16 +97,19 @@ class CropFlip:
         """Crop and mirror (B, H, W, C); the same generator state gives the same crops."""
         n, height, width, channels = images.shape
         p = self.padding
+        top, left, mirrored = self.draw(n, generator)
         padded = np.zeros((n, height + 2 * p, width + 2 * p, channels), dtype=images.dtype)
         padded[:, p : p + height, p : p + width] = images
-        top, left = generator.integers(0, 2 * p + 1, size=(2, n))
         # All windows of all pictures, as a view: (n, 2p + 1, 2p + 1, height, width, channels).
         windows = sliding_window_view(padded, (height, width), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
         crops = windows[np.arange(n), top, left]
-        if self.flip:
-            mirrored = generator.random(n) < 0.5
-            crops[mirrored] = crops[mirrored, :, ::-1]
+        crops[mirrored] = crops[mirrored, :, ::-1]
         return crops
+
+    def draw(self, n: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For n pictures: the first row and the first column of the window, and whether it is mirrored, (n,) each."""
+        top, left = generator.integers(0, 2 * self.padding + 1, size=(2, n))
+        return top, left, generator.random(n) < 0.5 if self.flip else np.zeros(n, bool)
 
     def __repr__(self) -> str:
         return f"CropFlip(padding={self.padding}, flip={self.flip})"

@@ -11,7 +11,9 @@ import numpy as np
 from .. import functional as F
 from ..data import DataLoader, Dataset
 from ..nn import Module
+from ..nn.module import device_of_module
 from ..tensor import Tensor, no_grad
+from .room import batch_that_fits
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,27 @@ def evaluation_mode(model: Module) -> Iterator[None]:
 
 
 def evaluate(model: Module, dataset: Dataset, transform: Callable, batch_size: int = 250) -> Metrics:
-    """Run the model over a data set in evaluation mode; every module's mode is put back afterwards.
+    """Run the model over a data set in evaluation mode, where it is; every module's mode is put back afterwards.
 
     Args:
         model: pictures (N, H, W, C) -> logits (N, K).
         dataset: what to measure on.
         transform: as for `DataLoader`; without augmentation.
         batch_size: images at a time; does not change the result beyond rounding.
+
+    Raises:
+        DeviceError: the memory of the GPU is too small; with the batch that would fit.
     """
-    classes = len(dataset.classes)
+    classes, device = len(dataset.classes), device_of_module(model)
     loss, confusion = 0.0, np.zeros((classes, classes), np.int64)
-    with evaluation_mode(model):
+    done = []  # looked at in the end: the host does not wait for a GPU after each batch
+    fits = batch_that_fits(model, dataset.image_shape, batch_size, training=False)
+    with evaluation_mode(model), fits:
         for images, labels in DataLoader(dataset, batch_size, transform=transform):
-            logits = model(Tensor(images))
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            np.add.at(confusion, (labels, logits.numpy().argmax(1)), 1)
+            logits = model(Tensor(images).to(device))
+            losses = F.cross_entropy(logits, Tensor(labels).to(device), reduction="sum")
+            done.append((labels, losses, logits.argmax(1)))
+        for labels, losses, predicted in done:
+            loss += losses.item()
+            np.add.at(confusion, (labels, predicted.numpy()), 1)
     return Metrics(loss / len(dataset), 1 - float(np.trace(confusion)) / len(dataset), confusion)

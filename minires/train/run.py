@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..backend import check_device
 from ..data import eval_transform
 from ..errors import CheckpointError
 from ..nn import Module
@@ -13,6 +14,7 @@ from ..tensor import Tensor, no_grad
 from .build import model_for
 from .checkpoint import load_checkpoint, without_prefix
 from .config import Config
+from .room import batch_that_fits
 from .trainer import CHECKPOINT
 
 
@@ -21,6 +23,7 @@ class Run:
 
     Args:
         folder: what `Trainer` wrote, or the checkpoint file itself.
+        device: where the network computes, ``"cpu"`` or ``"cuda"``, whichever it was trained on.
 
     Attributes:
         config: the recipe.
@@ -32,10 +35,11 @@ class Run:
 
     Raises:
         CheckpointError: there is no run, or its checkpoint cannot be used.
+        DeviceError: there is no usable GPU.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        folder, self.device = Path(folder), check_device(device)
         path = folder / CHECKPOINT if folder.is_dir() else folder
         arrays, meta = load_checkpoint(path)
         try:
@@ -48,9 +52,11 @@ class Run:
             raise CheckpointError(f"{path} has no entry {error}: it is not the checkpoint of a run.") from None
         self.model: Module = model_for(self.config, self.image_shape, len(self.classes))
         self.model.load_state_dict(without_prefix("model", arrays))
-        self.model.eval()
+        self.model.to(device).eval()
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Pictures (N, H, W, C) of bytes -> softmax probabilities (N, K)."""
-        with no_grad():
-            return self.model(Tensor(self.transform(images, np.random.default_rng()))).softmax().numpy()
+        fits = batch_that_fits(self.model, self.image_shape, len(images), training=False)
+        with no_grad(), fits:
+            pictures = Tensor(self.transform(images, np.random.default_rng())).to(self.device)
+            return self.model(pictures).softmax().numpy()

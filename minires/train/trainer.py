@@ -7,7 +7,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from ..backend import default_generator, manual_seed
+from ..backend import array_module, asnumpy, check_device, default_generator, manual_seed
 from ..data import DataLoader
 from ..errors import CheckpointError, DivergedError
+from ..kernels.cuda import use_precision
 from ..nn import Module
 from ..tensor import Tensor
 from .build import build_optimizer, build_schedule, model_for
@@ -25,7 +26,11 @@ from .checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_p
 from .config import Config
 from .evaluate import Metrics, evaluate, evaluation_mode
 from .log import append_line, cut_after, draw_curves
+from .on_gpu import Steps, check_precision
+from .room import batch_that_fits
 from .sets import Sets, load_sets
+
+_PATIENCE = 50  # steps skipped in a row: a scale of 65536 has been halved to 1 long before
 
 CHECKPOINT, CONFIG, LOG, CURVES = "checkpoint.npz", "config.json", "log.jsonl", "curves.png"
 
@@ -51,17 +56,23 @@ class Trainer:
         resume: go on from the checkpoint in ``out``, or start there if the run was killed before its first one.
         on_step: called with the trainer after every iteration.
         report: called with a line of text now and then; `print`, for example.
+        device: ``"cpu"`` or ``"cuda"``.  Not a part of the recipe: a run may be resumed on another device.
+        precision: of convolutions and products on a GPU, see `minires.cuda.set_precision`.  With "fp16" the loss is
+            scaled, and steps that overflow are skipped.
+        graph: record the step as a CUDA graph and replay it, where momentum SGD and the paper's transforms allow it.
 
     Attributes:
         iteration: optimiser steps done.
         iterations: optimiser steps in all.
-        last_loss, last_lr: of the last iteration.
+        last_loss, last_lr: of the last iteration; the loss of the last one that was looked at, on a GPU.
 
     Starts the default generator (`minires.manual_seed`) from the seed of the configuration.
 
     Raises:
         CheckpointError: ``out`` holds a run and ``resume`` was not asked for, or one of another configuration.
         DataError: the data is not there.
+        DeviceError: there is no usable GPU.
+        ArgumentError: a precision that the device or the optimiser does not have.
     """
 
     def __init__(
@@ -73,14 +84,19 @@ class Trainer:
         resume: bool = False,
         on_step: Callable[[Trainer], Any] | None = None,
         report: Callable[[str], Any] | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        graph: bool = True,
     ) -> None:
-        self.config, self.on_step = config, on_step
+        self.config, self.on_step, self.device = config, on_step, check_device(device)
+        self.precision, self.graph = check_precision(precision, device, config.optimizer), graph
         self.report = report or (lambda line: None)
         self.out = None if out is None else Path(out)
         self._check_folder(resume)
         self.sets = sets or load_sets(config)
         manual_seed(config.seed)
         self.model = model or model_for(config, self.sets.train.image_shape, len(self.sets.train.classes))
+        self.model.to(device)
         self.loader = DataLoader(
             self.sets.train,
             config.batch_size,
@@ -94,6 +110,11 @@ class Trainer:
         self.iteration = 0
         self._sums = {"loss": 0.0, "wrong": 0, "images": 0}  # since the last line of the log
         self._epoch_sums = dict(self._sums)
+        self._unread: list[tuple[Any, Any, int]] = []  # loss, wrong answers and images of steps since then
+        self._steps: Steps | None = None  # while steps are taken on a GPU without being looked at
+        self._images = 0  # seen in such steps, since they were last looked at
+        self._told = False  # that the step cannot be recorded
+        self._scale: list[float] | None = None  # of a scaled loss, from a checkpoint
         self.last_loss, self.last_lr = float("nan"), config.lr
         self._saved_at: int | None = None
         self._seconds = 0.0  # spent training, in earlier sittings too
@@ -112,6 +133,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss became NaN or infinite; the last good checkpoint is kept.
+            DeviceError: the memory of the GPU is too small; with the batch that would fit.
             Interrupted: after Ctrl-C; everything was saved.
         """
         metrics = None
@@ -119,19 +141,22 @@ class Trainer:
         started = time.perf_counter() - self._seconds
         # what overflows becomes an infinite loss, which is told in a sentence; NumPy need not warn on the way
         quiet = np.errstate(all="ignore")
-        with quiet, _StopOnRequest() as stop, contextlib.closing(self._batches()) as batches:
-            for images, labels in itertools.islice(batches, self.iterations - self.iteration):
-                self._step(images, labels)
+        fits = batch_that_fits(self.model, self.sets.train.image_shape, self.config.batch_size, training=True)
+        with quiet, fits, self._on_device(), _StopOnRequest() as stop, contextlib.closing(self._taken()) as steps:
+            for images, labels in itertools.islice(steps, self.iterations - self.iteration):
                 self._seconds = time.perf_counter() - started
                 last = self.iteration == self.iterations
                 end_of_epoch = last or self.iteration % len(self.loader) == 0
+                stopping = stop.requested and not last  # asked once: a later request waits for the next iteration
+                saving = end_of_epoch or stopping or self.iteration % self.config.checkpoint_every == 0
+                if saving:
+                    self._read()
                 if last and self._sums["images"]:
                     self._log("train", self._sums)
-                stopping = stop.requested and not last  # asked once: a later request waits for the next iteration
                 if end_of_epoch:
                     metrics = self._test()
                     self.save()
-                elif stopping or self.iteration % self.config.checkpoint_every == 0:
+                elif saving:
                     self._confirm(images, labels)
                     self.save()
                 if self.on_step is not None:
@@ -142,30 +167,95 @@ class Trainer:
         self._draw()
         return metrics or self.evaluate()
 
-    def _batches(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """Epoch after epoch, without end, from where the loader stands."""
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Everything inside computes with the precision of the run, and on the stream of its steps if they have one."""
+        with use_precision(self.precision):
+            if self.device == "cpu" or not Steps.suits(self.optimizer, self.loader):
+                yield
+                return
+            scaled = self.precision == "fp16"
+            self._steps = steps = Steps(
+                self.model, self.optimizer, self.loader, self.config.label_smoothing, self.graph, scaled, self._scale
+            )
+            try:
+                with steps.stream:
+                    yield
+            finally:
+                self._scale = steps.scale()
+                steps.stream.synchronize()
+                self._steps = None
+
+    def _taken(self) -> Generator[tuple[Any, Any], None, None]:
+        """Take step after step, epoch after epoch, without end, from where the loader stands; the batch of each."""
+        while self._steps is not None:
+            self._images += self._steps()
+            self._advance()
+            yield self._steps.last.images, self._steps.last.labels
         self.loader.load_state_dict(self.loader.state_dict())  # in the middle of an epoch too: fit() after Ctrl-C
         while True:
-            yield from self.loader
+            with contextlib.closing(iter(self.loader)) as batches:
+                for images, labels in batches:
+                    self._step(images, labels)
+                    yield images, labels
 
     def _step(self, images: np.ndarray, labels: np.ndarray) -> None:
         """One iteration: forward, backward, update."""
         self.optimizer.zero_grad()
-        logits = self.model(Tensor(images))
-        loss = F.cross_entropy(logits, labels, self.config.label_smoothing)
-        value = self._finite(loss.item())
+        right = Tensor(labels).to(self.device)
+        logits = self.model(Tensor(images).to(self.device))
+        loss = F.cross_entropy(logits, right, self.config.label_smoothing)
+        if self.device == "cpu":
+            self._finite(loss.item(), self.iteration)  # before it does any harm
         loss.backward()
-        self.last_loss, self.last_lr = value, self.optimizer.groups[0]["lr"]
         self.optimizer.step()
+        self._unread.append((loss.data, (logits.data.argmax(1) != right.data).sum(), len(labels)))
+        self._advance()
+
+    def _advance(self) -> None:
+        """After a step: the schedule goes on, and now and then a line is logged."""
+        self.last_lr = self.optimizer.groups[0]["lr"]
         self.schedule.step()
         self.iteration += 1
-        wrong = int((logits.numpy().argmax(1) != labels).sum())
-        for sums in (self._sums, self._epoch_sums):
-            sums["loss"] += value * len(labels)
-            sums["wrong"] += wrong
-            sums["images"] += len(labels)
-        if self.iteration % self.config.log_every == 0:
+        logging = self.iteration % self.config.log_every == 0
+        if logging or self.device == "cpu":  # to look at a number on a GPU is to wait until it has computed it
+            self._read()
+        if logging:
             self._log("train", self._sums)
+
+    def _read(self) -> None:
+        """Look at the losses and errors of the steps since this was last done."""
+        if self._steps is not None and self._images:
+            self._read_sums(self._steps)
+        if not self._unread:
+            return
+        losses, wrongs, images = zip(*self._unread, strict=True)
+        xp = array_module(losses[0])
+        numbers = asnumpy(xp.stack(losses)).tolist(), asnumpy(xp.stack(wrongs)).tolist(), images
+        first, self._unread = self.iteration - len(losses), []
+        for i, (loss, wrong, count) in enumerate(zip(*numbers, strict=True)):
+            self.last_loss = self._finite(loss, first + i)
+            for sums in (self._sums, self._epoch_sums):
+                sums["loss"] += loss * count
+                sums["wrong"] += wrong
+                sums["images"] += count
+
+    def _read_sums(self, steps: Steps) -> None:
+        """The same for steps that only sum up."""
+        (loss, wrong), images, self._images = steps.read(), self._images, 0
+        self.last_loss = self._finite(loss / images, self.iteration - 1)
+        if steps.skipped() >= _PATIENCE:
+            raise DivergedError(
+                f"the last {steps.skipped()} steps up to iteration {self.iteration} were skipped: gradients overflow "
+                "in fp16 however little the loss is scaled. Try a smaller learning rate, or the precision bf16."
+            )
+        if steps.problem and not self._told:
+            self._told = True
+            self.report(steps.problem)
+        for sums in (self._sums, self._epoch_sums):
+            sums["loss"] += loss
+            sums["wrong"] += wrong
+            sums["images"] += images
 
     def _confirm(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Before a checkpoint in the middle of an epoch: do these weights still give a finite loss?
@@ -173,16 +263,18 @@ class Trainer:
         The loss of the step came from the weights before it.  One forward pass in evaluation mode changes nothing.
         """
         with evaluation_mode(self.model):
-            self._finite(F.cross_entropy(self.model(Tensor(images)), labels).item())
+            logits = self.model(Tensor(images).to(self.device))
+            self._finite(F.cross_entropy(logits, Tensor(labels).to(self.device)).item(), self.iteration)
 
     def evaluate(self) -> Metrics:
         """Loss and error on the test set, or on the images held out."""
-        return evaluate(self.model, self.sets.test, self.sets.test_transform)
+        batch_size = 250 if self.device == "cpu" else min(250, self.config.batch_size)  # what there is room for
+        return evaluate(self.model, self.sets.test, self.sets.test_transform, batch_size)
 
     def _test(self) -> Metrics:
         """The line at the end of an epoch."""
         metrics = self.evaluate()
-        self._finite(metrics.loss)
+        self._finite(metrics.loss, self.iteration)
         train = _means(self._epoch_sums)
         if self.out is not None:
             append_line(self.out / LOG, {"kind": "test", **self._where(), "loss": metrics.loss, "error": metrics.error})
@@ -207,13 +299,13 @@ class Trainer:
         if self.out is not None:
             draw_curves(self.out / LOG, self.out / CURVES, f"{self.config.model} on {self.sets.kind}")
 
-    def _finite(self, loss: float) -> float:
-        """The loss, if it is a number."""
+    def _finite(self, loss: float, iteration: int) -> float:
+        """The loss of the weights that an iteration made, if it is a number."""
         if np.isfinite(loss):
             return loss
         kept = "" if self._saved_at is None else f" The checkpoint of iteration {self._saved_at} is kept in {self.out}."
         raise DivergedError(
-            f"the loss became {loss} after iteration {self.iteration} (epoch {self.epoch:.2f}, learning rate "
+            f"the loss became {loss} after iteration {iteration} (epoch {self.epoch:.2f}, learning rate "
             f"{self.last_lr:g}).{kept} Try a smaller learning rate, or a warm-up."
         )
 
@@ -270,6 +362,7 @@ class Trainer:
             "iteration": self.iteration,
             "seconds": self._seconds,
             "sums": [self._sums, self._epoch_sums],
+            "scale": self._scale if self._steps is None else self._steps.scale(),
         }
         save_checkpoint(self.out / CHECKPOINT, arrays, meta)
         self._saved_at = self.iteration
@@ -287,6 +380,7 @@ class Trainer:
         default_generator().bit_generator.state = meta["generator"]
         self.iteration, self._seconds = meta["iteration"], meta["seconds"]
         self._sums, self._epoch_sums = meta["sums"]
+        self._scale = meta.get("scale")
         self._saved_at = self.iteration
 
 
