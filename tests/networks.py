@@ -8,7 +8,7 @@ def shuffled(model, rng):
     model.astype(np.float64)
     for name, parameter in model.named_parameters():
         if not name.endswith("weight"):
-            parameter.data[...] = rng.standard_normal(parameter.shape)
+            parameter.data = rng.standard_normal(parameter.shape)
     for name, buffer in model.named_buffers():
-        buffer.data[...] = rng.uniform(0.5, 2.0, buffer.shape) if "var" in name else rng.standard_normal(buffer.shape)
+        buffer.data = rng.uniform(0.5, 2.0, buffer.shape) if "var" in name else rng.standard_normal(buffer.shape)
     return model

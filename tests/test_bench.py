@@ -21,6 +21,8 @@ from minires.bench.networks import network
 from minires.bench.report import Row, Table, disturbed, duration, notes
 from minires.bench.timing import Contender, Spread, alternate
 
+pytestmark = pytest.mark.host_only("measures the CPU")
+
 TINY = ["--models", "resnet8", "--batch", "2", "--rounds", "1", "--threads", "1"]
 
 

@@ -11,6 +11,8 @@ import pytest
 import minires
 from minires.cli import main
 
+pytestmark = pytest.mark.host_only("tests/gpu/test_commands.py has them with --device")
+
 SMALL = ["--model", "resnet8", "--width", "2", "--batch-size", "240", "--seed", "1"]
 
 

@@ -12,6 +12,8 @@ from minires.data.layouts import FAMILIES
 from minires.errors import DataError
 from tests.cifar_files import LOADERS, PLACES, assert_is, make_files, write_archive, write_folder
 
+pytestmark = pytest.mark.host_only("files and bytes on the host")
+
 every_layout = pytest.mark.parametrize("version", ["binary", "python"])
 every_set = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 

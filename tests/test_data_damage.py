@@ -15,6 +15,8 @@ from minires.data.pickles import load_pickle
 from minires.errors import DataError
 from tests.cifar_files import LOADERS, assert_is, make_files, write_archive, write_folder
 
+pytestmark = pytest.mark.host_only("files and bytes on the host")
+
 
 @pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("keep", [0, 1, 3073 + 100, -1])

@@ -16,6 +16,8 @@ from minires.data.layouts import FAMILIES
 from minires.data.transfer import BrokenTransferError
 from minires.errors import ArgumentError, DataError
 
+pytestmark = pytest.mark.host_only("files and bytes on the host")
+
 ARCHIVE = FAMILIES["cifar10"].layouts[0].archive
 PAYLOAD = np.random.default_rng(0).bytes(300_000)  # several blocks
 PARTLY = 100_000

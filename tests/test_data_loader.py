@@ -14,6 +14,8 @@ import pytest
 from minires.data import CropFlip, DataLoader, Dataset
 from minires.errors import ArgumentError
 
+pytestmark = pytest.mark.host_only("batches are prepared on the host")
+
 WAIT = 30  # seconds until a test that hangs fails
 
 

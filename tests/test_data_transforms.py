@@ -6,6 +6,8 @@ import pytest
 from minires.data import Compose, CropFlip, Dataset, Normalise, eval_transform, train_transform
 from minires.errors import ArgumentError, ShapeError
 
+pytestmark = pytest.mark.host_only("batches are prepared on the host")
+
 
 def generator(seed=0):
     return np.random.default_rng(seed)

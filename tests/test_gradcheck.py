@@ -10,6 +10,8 @@ from minires import functional as F
 from minires.errors import ArgumentError, ShapeError
 from minires.gradcheck import GradientError, Report
 
+pytestmark = pytest.mark.host_only("its Functions are written with NumPy; other tests run gradcheck on a GPU")
+
 # -- operations written out a second time, so that their backwards can be broken --------------------------------------
 
 
@@ -621,7 +623,7 @@ def test_the_report():
     report = gradcheck(wrong, {"x": x, "w": w}, seed=4, name="scaling")
     assert isinstance(report, Report)
     text = str(report)
-    head, of_x, of_w, worst = text.splitlines()
+    head, of_x, of_w, worst, hint = text.splitlines()
     assert head.startswith("gradcheck scaling ")
     assert all(part in head for part in ("float64", "upstream random", "seed 4", "rtol 1e-06"))
     assert of_x.split()[:4] == ["x", "(1,", "3)", "ok"]
@@ -632,6 +634,7 @@ def test_the_report():
     analytic, numeric = report["w"].analytic[index], report["w"].numeric[index]
     assert analytic == pytest.approx(-numeric)
     assert worst.strip() == f"worst w[0, {index[1]}]: yours {analytic:+.6g}   measured {numeric:+.6g}"
+    assert hint.strip() == "hint: the sign is wrong"
     assert (report.name, report.seed, report.rtol, list(report.inputs)) == ("scaling", 4, 1e-6, ["x", "w"])
     assert report["w"].shape == (1, 3)
     assert not report.ok

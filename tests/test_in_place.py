@@ -9,6 +9,7 @@ import minires
 from minires import Tensor, tensor
 from minires import functional as F
 from minires.errors import GraphError, ShapeError
+from tests.devices import here
 
 
 def _assign(t):
@@ -85,7 +86,7 @@ def test_a_leaf_is_not_changed_while_operations_are_recorded(change):
 def test_in_place_operators_keep_memory_without_a_graph_and_record_with_one(op, result):
     x = constant = tensor([2.0, 6.0])
     memory = x.data
-    x = getattr(operator, op)(x, np.full(2, 2.0))
+    x = getattr(operator, op)(x, here(np.full(2, 2.0)))
     assert x is constant
     assert x.data is memory
     assert (x.numpy().tolist(), x.dtype) == (result, np.float32)

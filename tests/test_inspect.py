@@ -7,6 +7,8 @@ from minires import functional as F
 from minires import models, nn, tensor
 from minires.inspect import saved_bytes, summary
 
+pytestmark = pytest.mark.host_only("counts what would be done, which is the same on every device")
+
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 40.6), (32, 68.9), (44, 97.2), (56, 125.5), (110, 252.9)])
 def test_multiply_adds_of_the_cifar_networks(depth, millions):

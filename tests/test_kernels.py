@@ -15,12 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minires
+from minires import asnumpy
 from minires import functional as F
 from minires.kernels import KERNELS, numpy, reference
 from minires.kernels.numpy import depthwise, descent, im2col, pointwise, pool, winograd
 from minires.kernels.window import output_size
 
+from .devices import here
 from .pieces import in_threads, split
+
+pytestmark = pytest.mark.host_only("the kernels of the CPU, side by side; a test of `kernels` takes those of a GPU too")
 
 THOROUGH = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -422,9 +426,9 @@ def test_images_of_several_tiles_are_pooled_whole(rng, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 4, 4, 0)])
 def test_pooling_of_nothing(kernels, shape):
-    kernel, options = minires.kernels.active(), ((3, 3), (2, 2), (1, 1))
-    y, chosen = kernel.max_pool2d(np.ones(shape), *options)
-    assert y.shape == chosen.shape == kernel.avg_pool2d(np.ones(shape), *options).shape == (shape[0], 2, 2, shape[3])
+    kernel, x, options = KERNELS[kernels], here(np.ones(shape)), ((3, 3), (2, 2), (1, 1))
+    y, chosen = kernel.max_pool2d(x, *options)
+    assert y.shape == chosen.shape == kernel.avg_pool2d(x, *options).shape == (shape[0], 2, 2, shape[3])
     assert kernel.max_pool2d_dx(y, chosen, shape, *options).shape == shape
     assert kernel.avg_pool2d_dx(y, shape, *options).shape == shape
 
@@ -442,25 +446,25 @@ def test_what_lies_in_memory_between_the_pictures_does_not_matter(monkeypatch):
 
 
 def test_an_infinite_gradient_goes_where_it_belongs(kernels):
-    x = np.array([1, 2, 4, 3.0]).reshape(1, 1, 4, 1)
+    x = here(np.array([1, 2, 4, 3.0]).reshape(1, 1, 4, 1))
     options = (1, 2), (1, 1), (0, 0)
-    _, chosen = minires.kernels.active().max_pool2d(x, *options)
-    dy = np.array([1, np.inf, 2]).reshape(1, 1, 3, 1)
-    dx = minires.kernels.active().max_pool2d_dx(dy, chosen, x.shape, *options)
+    _, chosen = KERNELS[kernels].max_pool2d(x, *options)
+    dy = here(np.array([1, np.inf, 2]).reshape(1, 1, 3, 1))
+    dx = KERNELS[kernels].max_pool2d_dx(dy, chosen, x.shape, *options)
     assert dx.ravel().tolist() == [0, 1, np.inf, 0]
 
 
 def test_a_nan_is_the_maximum_of_its_window(kernels):
-    x = np.array([1, np.nan, 3, 2, np.nan, 0, 1, 0.0]).reshape(1, 2, 4, 1)
-    y, chosen = minires.kernels.active().max_pool2d(x, (2, 2), (2, 2), (0, 0))
+    x = here(np.array([1, np.nan, 3, 2, np.nan, 0, 1, 0.0]).reshape(1, 2, 4, 1))
+    y, chosen = KERNELS[kernels].max_pool2d(x, (2, 2), (2, 2), (0, 0))
     assert np.isnan(y[0, 0, 0, 0])
     assert y[0, 0, 1, 0] == 3
     assert chosen.ravel().tolist() == [1, 0]  # the first NaN
 
 
 def test_a_window_of_many_cells(kernels):
-    x = np.arange(33_000.0).reshape(1, 1, 33_000, 1)  # more cells than an int16 counts
-    y, chosen = minires.kernels.active().max_pool2d(x, (1, 33_000), (1, 1), (0, 0))
+    x = here(np.arange(33_000.0).reshape(1, 1, 33_000, 1))  # more cells than an int16 counts
+    y, chosen = KERNELS[kernels].max_pool2d(x, (1, 33_000), (1, 1), (0, 0))
     assert (y.item(), chosen.item()) == (32_999, 32_999)
 
 
@@ -529,9 +533,9 @@ def test_a_convolution_gathers_a_variance_as_well(rng, window, tile):
 
 
 def test_no_gradient_in_none_out(kernels, rng):
-    kernel = minires.kernels.active()
-    x = rng.standard_normal((4, 3, 2, 5)).astype(np.float32)
-    gamma, mean, var = np.ones(5, "f"), *kernel.moments(x)
+    kernel = KERNELS[kernels]
+    x = here(rng.standard_normal((4, 3, 2, 5)).astype(np.float32))
+    gamma, mean, var = here(np.ones(5, "f")), *kernel.moments(x)
     # none at all, or none that passes the ReLU
     for dy, y in ((np.zeros_like(x), None), (np.ones_like(x), np.zeros_like(x))):
         for result in kernel.batch_norm_backward(dy, y, x, gamma, mean, var, 1e-5):
@@ -539,18 +543,18 @@ def test_no_gradient_in_none_out(kernels, rng):
 
 
 def test_what_a_relu_after_a_batch_norm_hides_and_what_not(kernels, rng):
-    kernel = minires.kernels.active()
+    kernel = KERNELS[kernels]
     x, dy, residual = rng.standard_normal((3, 4, 3, 2, 5))
     x[1, 0, 1, 3], residual[2, 1, 0, 2], residual[0, 0, 0, 0] = np.nan, np.nan, -np.inf
     gamma, beta, var = np.ones((3, 5))
     norm = gamma, np.zeros(5), var, 1e-5
-    y = kernel.batch_norm(x, gamma, beta, *norm[1:], residual, True)
+    y = asnumpy(kernel.batch_norm(*here((x, gamma, beta, *norm[1:], residual)), True))
     assert np.argwhere(np.isnan(y)).tolist() == [[1, 0, 1, 3], [2, 1, 0, 2]]
     assert y[0, 0, 0, 0] == 0
     y, x = np.where(np.isnan(y), 1, y), np.nan_to_num(x)
     y[3, 2, 1, 1], y[3, 2, 1, 4], dy[3, 2, 1, 1], dy[3, 2, 1, 4] = 0, 2, np.inf, np.inf
     with np.errstate(invalid="ignore"):
-        dx, dgamma, dbeta, g = kernel.batch_norm_backward(dy, y, x, *norm)
+        dx, dgamma, dbeta, g = map(asnumpy, kernel.batch_norm_backward(*here((dy, y, x, *norm))))
     assert np.isnan(g[3, 2, 1, 1])  # an infinite dy is not hidden by a 0
     assert g[3, 2, 1, 4] == np.inf
     bad = [False, True, False, False, True]  # and spoils its channel, no other
@@ -720,9 +724,10 @@ def test_pooling_is_that_of_torch(case, name):
 
 
 def test_infinite_logits_and_gradients_are_judged_alike(kernels):
-    kernel = minires.kernels.active()
-    losses, probabilities = kernel.cross_entropy(np.array([[0, -np.inf, 1.0]]), np.array([0]), 0.0)
+    kernel = KERNELS[kernels]
+    losses, probabilities = kernel.cross_entropy(*here((np.array([[0, -np.inf, 1.0]]), np.array([0]))), 0.0)
     np.testing.assert_allclose(losses, np.log1p(np.e))
-    np.testing.assert_allclose(probabilities[0, 1], 0)
+    np.testing.assert_allclose(probabilities[:, 1], 0)
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(kernel.relu_dx(np.array([np.inf, 1.0]), np.array([0.0, 2.0])), [np.nan, 1])
+        dx = kernel.relu_dx(*here((np.array([np.inf, 1.0]), np.array([0.0, 2.0]))))
+    np.testing.assert_array_equal(dx, [np.nan, 1])

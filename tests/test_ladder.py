@@ -13,6 +13,8 @@ from minires.backend import memory
 from minires.bench import ladder, results, whole_batch
 from minires.bench.networks import network
 
+pytestmark = pytest.mark.host_only("measures the CPU")
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--models", "resnet8", "--batch", "2", "--rounds", "1", "--threads", "1"]
 

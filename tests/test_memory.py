@@ -11,6 +11,8 @@ from minires import Tensor, tensor
 from minires import functional as F
 from minires.tensor import Node
 
+pytestmark = pytest.mark.host_only("what Python and NumPy hold; the fixture of the device looks for leaks there")
+
 
 @pytest.mark.parametrize("depth", [5_000, 100_000])
 @pytest.mark.parametrize("walked", [True, False])

@@ -64,7 +64,7 @@ def test_a_shared_parameter_is_found_saved_and_learned_once():
     net.load_state_dict({"0.weight": np.eye(3)})
     net(tensor([[1.0, 2.0, 3.0]])).sum().backward()
     assert b.weight.grad is a.weight.grad
-    assert np.array_equal(a.weight.grad, 3 * np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]]))
+    np.testing.assert_array_equal(a.weight.grad, 3 * np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]]))
 
 
 def test_attributes_can_be_replaced_and_deleted(net):

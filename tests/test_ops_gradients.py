@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minires import Tensor, gradcheck
+from minires import Tensor, asnumpy, gradcheck
 from minires.kernels import reference
 from minires.tensor import Node
 from minires.tensor.operators import OPERATIONS
+from tests.devices import KERNELS, MARKS, here
 
 
 class Case(NamedTuple):
@@ -28,7 +29,7 @@ class Case(NamedTuple):
     derived: Callable[..., dict[str, Any]] | None = None  # further options, from the input arrays
 
     def arrays(self, rng):
-        return [None if make is None else make(rng) for make in self.inputs]
+        return [None if make is None else here(np.asarray(make(rng))) for make in self.inputs]
 
     def call(self, tensors):
         tensors = list(tensors)
@@ -36,7 +37,7 @@ class Case(NamedTuple):
         return OPERATIONS[self.name].apply(*tensors, **self.fresh_options(arrays))
 
     def fresh_options(self, arrays):
-        options = {k: v() if callable(v) else v for k, v in self.options.items()}
+        options = {k: here(v() if callable(v) else v) for k, v in self.options.items()}
         return options if self.derived is None else options | self.derived(*arrays)
 
 
@@ -74,7 +75,7 @@ def convolved(options):
     """What `ConvBatchNorm` is told of its convolution: the result and the moments."""
 
     def derived(x, w, *_):
-        z = reference.conv2d(x, w, None, *options)
+        z = here(reference.conv2d(asnumpy(x), asnumpy(w), None, *options))
         return {"z": z, **moments(z)}
 
     return derived
@@ -125,6 +126,7 @@ CASES = [
     *(Case(n, (positive(3, 5),), {}) for n in ("log", "sqrt")),
     *(Case("clip", (distinct(3, 5),), {"low": low, "high": high}) for low in (-0.5, None) for high in (0.5, None)),
     Case("astype", (normal(3, 5),), {"dtype": "float64"}),
+    Case("to", (normal(3, 5),), {"device": lambda: Tensor(0.0).device}),
     *(Case(n, (normal(3, 4, 5),), {"axis": axis}) for n in ("softmax", "log_softmax") for axis in (-1, 0, 1)),
     Case("dropout", (normal(5, 7),), {"p": 0.4, "generator": lambda: np.random.default_rng(1)}),
     *(Case(n, (distinct(2, 3, 5),), {"axis": axis, "keepdims": keep}) for n in ("sum", "mean", "max", "min")
@@ -166,15 +168,15 @@ IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
 WITH_KERNELS = {
     "relu", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "conv_batch_norm", "fixed_batch_norm", "cross_entropy"
 }  # fmt: skip
-each_case = pytest.mark.parametrize("case", CASES, ids=IDS)
 each_case_and_kernel = pytest.mark.parametrize(
-    ("case", "kernels"),
+    ("case", "device", "kernels"),
     [
-        pytest.param(case, kernel, id=f"{name}-{kernel}")
+        pytest.param(case, device, kernel, id=f"{name}-{device}-{kernel}", marks=MARKS.get(device, ()))
         for case, name in zip(CASES, IDS, strict=True)
-        for kernel in (("numpy", "reference") if case.name in WITH_KERNELS else ("numpy",))
+        for device, kernels in KERNELS.items()
+        for kernel in kernels[: 2 if case.name in WITH_KERNELS else 1]
     ],
-    indirect=["kernels"],
+    indirect=["device", "kernels"],
 )
 
 
@@ -198,10 +200,10 @@ def direct(case, arrays, wanted=None):
     """The Function itself, without the walk around it: (output, function from the upstream gradient to a tuple)."""
     function = OPERATIONS[case.name]
     ctx = Node(function, tuple(a is not None for a in arrays) if wanted is None else wanted)
-    y = np.asarray(function.forward(ctx, *arrays, **case.fresh_options(arrays)))
+    y = Tensor(function.forward(ctx, *arrays, **case.fresh_options(arrays))).data
 
     def backward(dy):
-        grads = function.backward(ctx, dy)
+        grads = function.backward(ctx, Tensor(dy).data)
         return grads if isinstance(grads, tuple) else (grads,)
 
     return y, backward
@@ -210,14 +212,15 @@ def direct(case, arrays, wanted=None):
 @each_case_and_kernel
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_and_shape_and_no_side_effects(case, dtype, kernels, rng):
-    arrays = [a if a is None else np.asarray(a, dtype) for a in case.arrays(rng)]
+    arrays = [a if a is None else a.astype(dtype, copy=False) for a in case.arrays(rng)]
     given = [a for a in arrays if a is not None]
-    for a in given:
-        a.flags.writeable = False  # a forward or backward that writes into its inputs raises
+    before = [a.copy() for a in given]
     y, backward = direct(case, arrays)
     assert y.dtype == (dtype if case.name != "astype" else "float64")
-    dy = rng.standard_normal(y.shape).astype(y.dtype)
-    dy.flags.writeable = False
+    dy = here(np.asarray(rng.standard_normal(y.shape), y.dtype))
+    if isinstance(dy, np.ndarray):
+        for a in (*given, dy):
+            a.flags.writeable = False  # a forward or backward that writes into its inputs raises
     grads = [g for a, g in zip(arrays, backward(dy), strict=True) if a is not None]
     assert [g.shape for g in grads] == [a.shape for a in given]
     if case.name != "astype":  # there the walk turns dy back into the dtype of x
@@ -227,7 +230,8 @@ def test_dtype_and_shape_and_no_side_effects(case, dtype, kernels, rng):
     case.call(leaves).backward(dy)
     for t in leaves:
         if t is not None:
-            assert (type(t.grad), t.grad.shape, t.grad.dtype) == (np.ndarray, t.shape, dtype)
+            assert (type(t.grad), t.grad.shape, t.grad.dtype) == (type(t.data), t.shape, dtype)
+    np.testing.assert_equal(given, before)
 
 
 @each_case_and_kernel
@@ -236,6 +240,7 @@ def test_backward_is_linear_in_the_upstream_gradient(case, kernels, rng):
     a, b = rng.standard_normal((2, *y.shape))
     for g, g_a, g_b in zip(backward(2 * a - 3 * b), backward(a), backward(b), strict=True):
         if g is not None:
+            g, g_a, g_b = asnumpy(g), asnumpy(g_a), asnumpy(g_b)
             scale = np.abs(g_a).max(initial=0) + np.abs(g_b).max(initial=0)
             np.testing.assert_allclose(g, 2 * g_a - 3 * g_b, rtol=1e-12, atol=1e-12 * scale)
 
@@ -253,10 +258,10 @@ def test_one_gradient_alone_is_the_same_as_among_all(case, kernels, rng):
 
 
 LAYOUTS = {
-    "fortran": np.asfortranarray,
+    "fortran": lambda a: a.T.copy().T,
     "strided": lambda a: np.repeat(a, 3, -1)[..., 1::3],
-    "reversed": lambda a: np.ascontiguousarray(np.flip(a))[(slice(None, None, -1),) * a.ndim],
-    "channels first": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 0)), 0, -1),
+    "reversed": lambda a: np.flip(a).copy()[(slice(None, None, -1),) * a.ndim],
+    "channels first": lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(), 0, -1),
 }
 
 
@@ -264,7 +269,7 @@ LAYOUTS = {
 def test_memory_layout_makes_no_difference(case, kernels, rng):
     arrays = case.arrays(rng)
     y, backward = direct(case, arrays)
-    dy = rng.standard_normal(y.shape)
+    dy = here(np.asarray(rng.standard_normal(y.shape)))
     expected = [y, *backward(dy)]
     for layout in LAYOUTS.values():
         laid_out = [layout(a) if a is not None and a.ndim else a for a in [*arrays, dy]]
@@ -286,7 +291,7 @@ def test_memory_layout_makes_no_difference(case, kernels, rng):
 def test_linearity_over_all_ways_to_broadcast(name, shapes, c):
     rng = np.random.default_rng(8)
     a, b = (rng.uniform(0.5, 2, shape) for shape in shapes.input_shapes)
-    y, backward = direct(Case(name, (), {}), [a, b])
+    y, backward = direct(Case(name, (), {}), [here(np.asarray(a)), here(np.asarray(b))])
     assert y.shape == shapes.result_shape
     u, v = rng.standard_normal((2, *y.shape))
     for x, g, g_u, g_v in zip((a, b), backward(c[0] * u + c[1] * v), backward(u), backward(v), strict=True):

@@ -11,6 +11,7 @@ from minires import functional as F
 from minires.errors import ArgumentError, CheckpointError, GraphError
 from minires.models import cifar_resnet
 from minires.optim import SGD, Adam, ConstantLR, CosineLR, MultiStepLR, Schedule, WarmUp
+from tests.devices import here
 
 
 def parameter(*values, dtype=np.float64):
@@ -20,7 +21,7 @@ def parameter(*values, dtype=np.float64):
 def step_with(optimiser, *grads):
     """One step with given gradients."""
     for p, grad in zip(optimiser.parameters(), grads, strict=True):
-        p.grad = None if grad is None else np.array(grad, p.dtype)
+        p.grad = None if grad is None else Tensor(np.array(grad, p.dtype)).data
     optimiser.step()
 
 
@@ -78,7 +79,7 @@ def test_weight_decay_moves_a_parameter_whose_gradient_is_zero():
 
 
 def test_the_gradient_is_not_changed():
-    p, grad = parameter(2.0, 3.0), np.array([1.0, -1.0])
+    p, grad = parameter(2.0, 3.0), here(np.array([1.0, -1.0]))
     for optimiser in (SGD([p], 0.1, 0.9, 0.1), SGD([p], 0.1, 0.9, nesterov=True), Adam([p], weight_decay=0.1)):
         for _ in range(3):
             p.grad = grad
@@ -282,7 +283,7 @@ def test_nothing_drifts_to_float64(make, number):
     assert p.dtype == p.data.dtype == scalar.dtype == np.float32
     arrays = [v for s in optimiser.state for v in s.values() if not isinstance(v, int)]
     assert {a.dtype for a in arrays} <= {np.dtype(np.float32)}
-    assert all(isinstance(a, np.ndarray) for a in arrays)
+    assert all(type(a) is type(p.data) for a in arrays)
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
@@ -388,7 +389,8 @@ def run(values, optimiser, schedule, start, stop):
         noise = np.random.default_rng(iteration)
         for i, p in enumerate(values):
             absent = i == 1 and iteration % 3  # one parameter that is not always used
-            p.grad = None if absent else (np.sin(3 * p.numpy()) + noise.standard_normal(p.shape)).astype(p.dtype)
+            grad = (np.sin(3 * p.numpy()) + noise.standard_normal(p.shape)).astype(p.dtype)
+            p.grad = None if absent else Tensor(grad).data
         optimiser.step()
         schedule.step()
 

@@ -23,6 +23,8 @@ from minires.models import cifar_resnet
 
 from .programs import run_program
 
+pytestmark = pytest.mark.host_only("the host's memory is recycled here; CuPy has its own pool")
+
 SHAPE = 301, 257  # of float32: 309 428 bytes, not a whole number of pages
 PAGES = 76 * 4096
 

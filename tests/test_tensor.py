@@ -8,6 +8,7 @@ import pytest
 from minires import Tensor, tensor
 from minires import functional as F
 from minires.errors import ArgumentError, GraphError, ShapeError
+from tests.devices import here
 
 # -- making one -------------------------------------------------------------------------------------------------------
 
@@ -36,6 +37,7 @@ def test_python_numbers_get_the_default_dtype_and_arrays_keep_theirs(data, dtype
         assert make(data, dtype="float64").dtype == np.float64
 
 
+@pytest.mark.host_only("what NumPy and a tensor share")
 def test_tensor_copies_and_the_class_shares():
     array = np.arange(3.0)
     shared, copied = Tensor(array), tensor(array)
@@ -96,10 +98,16 @@ NEIGHBOURS = {
 }
 
 
+def moved(neighbour):
+    """On the device of the test, except for numbers, which may stay where they are."""
+    return here(neighbour) if isinstance(neighbour, Tensor) or np.ndim(neighbour) else neighbour
+
+
 @pytest.mark.parametrize("neighbour", NEIGHBOURS.values(), ids=NEIGHBOURS)
 @pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_a_floating_tensor_keeps_its_dtype_beside_anything(dtype, name, neighbour):
+    neighbour = moved(neighbour)
     for values in ([1.0, 2.0, 4.0], 4.0):
         if name == "where" and not np.shape(values) and not np.shape(neighbour):
             continue
@@ -109,7 +117,7 @@ def test_a_floating_tensor_keeps_its_dtype_beside_anything(dtype, name, neighbou
             assert isinstance(y, Tensor)
             assert y.dtype == dtype
             y.sum().backward()
-            assert type(x.grad) is np.ndarray
+            assert type(x.grad) is type(x.data)
             assert (x.grad.dtype, x.grad.shape) == (x.dtype, x.shape)
 
 
@@ -118,6 +126,7 @@ def test_a_floating_tensor_keeps_its_dtype_beside_anything(dtype, name, neighbou
 def test_comparisons_are_boolean_tensors_without_a_gradient(compare, neighbour):
     x = tensor([0.5, 2.0, 2.5], requires_grad=True)
     plain = neighbour.numpy() if isinstance(neighbour, Tensor) else np.asarray(neighbour)
+    neighbour = moved(neighbour)
     for result, expected in ((compare(x, neighbour), compare(x.numpy(), plain)),
                              (compare(neighbour, x), compare(plain, x.numpy()))):  # fmt: skip
         assert isinstance(result, Tensor)
@@ -136,11 +145,12 @@ METHODS = {
 }  # fmt: skip
 NO_OPERATIONS = {
     "argmax", "backward", "data", "detach", "device", "dtype", "grad", "is_leaf", "item", "like", "ndim", "numpy",
-    "register_hook", "requires_grad", "requires_grad_", "retain_grad", "shape", "size",
+    "register_hook", "requires_grad", "requires_grad_", "retain_grad", "shape", "size", "to", "cpu", "cuda",
 }  # fmt: skip
 MORE = {
     "neg": operator.neg, "getitem": lambda x: x[...], "dropout": lambda x: F.dropout(x, 0.5),
-    "matmul": lambda x: x.reshape(-1, 1) @ np.ones((1, 2)), "rmatmul": lambda x: np.ones((2, 1)) @ x.reshape(1, -1),
+    "matmul": lambda x: x.reshape(-1, 1) @ here(np.ones((1, 2))),
+    "rmatmul": lambda x: here(np.ones((2, 1))) @ x.reshape(1, -1),
     "pad": lambda x: F.pad(x.reshape(-1), 1, 0.5), "broadcast_to": lambda x: F.broadcast_to(x, (2, *x.shape)),
     "stack": lambda x: F.stack([x, np.zeros(x.shape), np.ones(x.shape, int)]),
     "concatenate": lambda x: F.concatenate([x.reshape(-1), np.zeros(2), [0.5], Tensor([1, 2])]),
@@ -154,9 +164,9 @@ MORE = {
 def test_methods_keep_the_dtype(name, shape, dtype):
     x = Tensor(np.full(shape, 0.7), requires_grad=True, dtype=dtype)
     y = (METHODS | MORE)[name](x)
-    assert (type(y.data), y.dtype) == (np.ndarray, dtype)
+    assert (type(y.data), y.dtype) == (type(x.data), dtype)
     (y * np.float64(2)).sum().backward()
-    assert (type(x.grad), x.grad.dtype, x.grad.shape) == (np.ndarray, dtype, shape)
+    assert (type(x.grad), x.grad.dtype, x.grad.shape) == (type(x.data), dtype, shape)
 
 
 def test_every_method_is_in_the_table_above():
@@ -166,10 +176,10 @@ def test_every_method_is_in_the_table_above():
 def test_integers_become_float32_where_the_result_is_floating():
     i = tensor([1, 2, 4])
     with_numbers = [i + 0.5, 0.5 - i, i * np.float64(2), i**0.5, i / 2, 1 / i, F.maximum(i, 0.5)]
-    with_arrays = [i / i, i * [0.5, 1.5, 2.5], i * np.ones(3, np.float32)]
+    with_arrays = [i / i, i * [0.5, 1.5, 2.5], i * here(np.ones(3, np.float32))]
     for floating in (*with_numbers, *with_arrays, i.mean(), i.var(), i.exp(), i.log(), i.sqrt(), i.tanh(), i.sigmoid()):
         assert floating.dtype == np.float32
-    for integer in (i + 1, i * i, i - np.int64(2), i + np.arange(3), -i, abs(i), i.sum(), i.max(), i @ [1, 2, 3]):
+    for integer in (i + 1, i * i, i - np.int64(2), i + here(np.arange(3)), -i, abs(i), i.sum(), i.max(), i @ [1, 2, 3]):
         assert integer.dtype == np.int64
     assert (tensor([1.0]) + tensor([1.0], dtype="float64")).dtype == np.float64  # of two tensors the wider wins
 
@@ -189,6 +199,7 @@ def test_what_is_no_number_cannot_be_combined(other):
 def test_operators_compute_what_numpy_does_on_either_side(op, neighbour):
     x = tensor([1.0, 2.0, 3.0], dtype="float64")
     plain = neighbour.numpy() if isinstance(neighbour, Tensor) else np.asarray(neighbour)
+    neighbour = moved(neighbour)
     np.testing.assert_allclose(op(x, neighbour).numpy(), op(x.numpy(), plain), rtol=1e-15)
     np.testing.assert_allclose(op(neighbour, x).numpy(), op(plain, x.numpy()), rtol=1e-15)
 
@@ -205,9 +216,9 @@ def test_the_matrix_product_takes_lists_on_either_side():
 def test_an_array_on_the_left_is_recorded_too(op, rng):
     a, b = rng.uniform(1, 2, (3, 3)), rng.uniform(1, 2, (3, 3))
     x = tensor(b, requires_grad=True)
-    y = op(a, x)
+    y = op(here(a), x)
     assert isinstance(y, Tensor)
-    assert np.array_equal(y.numpy(), op(a, b))
+    np.testing.assert_allclose(y.numpy(), op(a, b), rtol=1e-15)
     y.sum().backward()
     assert x.grad.shape == (3, 3)
 
@@ -221,14 +232,18 @@ def test_a_ufunc_of_numpy_gives_a_recorded_tensor(name, rng):
     assert x.grad is not None
 
 
+REDUCE = pytest.param(np.add.reduce, marks=pytest.mark.host_only("NumPy never lets go of what refuses to be reduced"))
+
+
 @pytest.mark.parametrize(
-    "call", [np.sin, np.add.reduce, lambda x: np.exp(x, out=np.zeros(2)), lambda x: np.add(x, x, where=True)]
+    "call", [np.sin, REDUCE, lambda x: np.exp(x, out=np.zeros(2)), lambda x: np.add(x, x, where=True)]
 )
 def test_a_ufunc_that_would_lose_the_gradient_is_refused(call):
     with pytest.raises(TypeError, match=r"does not take a Tensor.*its gradient would be lost"):
         call(tensor([1.0, 2.0], requires_grad=True))
 
 
+@pytest.mark.host_only("what NumPy and a tensor share")
 def test_numpy_may_read_only_what_needs_no_gradient():
     x = tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(TypeError, match=r"NumPy would lose without a word. Write t.numpy\(\)"):
@@ -242,7 +257,7 @@ def test_numpy_may_read_only_what_needs_no_gradient():
 # -- one number, length, printing -------------------------------------------------------------------------------------
 
 
-def test_one_number_and_many():
+def test_one_number_and_many(device):
     assert (float(tensor([[2.5]])), int(tensor(3)), bool(tensor(0.0)), tensor(1.5).item()) == (2.5, 3, False, 1.5)
     assert [10, 20, 30][tensor(1)] == 20
     x = tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -254,9 +269,10 @@ def test_one_number_and_many():
     assert all(row.requires_grad for row in x)
     with pytest.raises(TypeError, match="0-d tensor"):
         len(tensor(1.0))
-    assert (x.ndim, x.size, x.device, x.argmax().item(), x.argmax(1).numpy().tolist()) == (2, 4, "cpu", 3, [1, 1])
+    assert (x.ndim, x.size, x.device, x.argmax().item(), x.argmax(1).numpy().tolist()) == (2, 4, device, 3, [1, 1])
 
 
+@pytest.mark.host_only("on a GPU it says so")
 def test_repr_says_what_matters():
     x = tensor([1.0, 2.0], requires_grad=True)
     assert repr(x) == "Tensor([1., 2.], requires_grad=True)"
@@ -298,14 +314,14 @@ def test_booleans_combine():
     np.testing.assert_array_equal(inside.data, [False, True, False])
     np.testing.assert_array_equal((~inside).data, [True, False, True])
     np.testing.assert_array_equal(((x < 0) | (x > 1)).data, [True, False, True])
-    np.testing.assert_array_equal((np.array([True, True, False]) ^ inside).data, [True, False, False])
+    np.testing.assert_array_equal((here(np.array([True, True, False])) ^ inside).data, [True, False, False])
     np.testing.assert_array_equal(x[inside].data, np.float32([0.5]))
 
 
 @pytest.mark.parametrize("value", [1j, np.complex128(1j), np.array([1j])])
 def test_complex_numbers_are_refused(value):
     with pytest.raises(TypeError):
-        Tensor([1.0]) + value
+        Tensor([1.0]) + here(value)
     with pytest.raises(TypeError, match="holds numbers, not complex"):
         Tensor(value)
 

@@ -18,6 +18,8 @@ from minires.models import cifar_resnet
 from .pieces import in_threads, split
 from .programs import run_program
 
+pytestmark = pytest.mark.host_only("threads share the work of the CPU's kernels")
+
 WAIT = 60  # seconds until a test that hangs fails; none of them waits for time to pass
 
 

@@ -16,6 +16,8 @@ from minires.errors import ArgumentError, CheckpointError, DataError, DivergedEr
 from minires.train import Config, Interrupted, Run, Sets, Trainer, evaluate, load_checkpoint, recipe, save_checkpoint
 from minires.train import checkpoint as checkpoint_module
 
+pytestmark = pytest.mark.host_only("tests/gpu/test_train_on_gpu.py has whole runs on a GPU")
+
 TINY = {"data": "digits", "model": "resnet8", "width": 2, "batch_size": 240, "epochs": 3, "log_every": 2,
         "checkpoint_every": 4, "seed": 7}  # fmt: skip
 ITERATIONS = 18  # 1437 images make 6 batches of 240
