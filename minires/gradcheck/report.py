@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,15 @@ class Report:
         if not self.ok:
             raise GradientError(str(self))
         return self
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of each input that failed: your gradient, the measured one, and the error with the hint.
+
+        ``report.plot().savefig("error.png")`` keeps it; in a notebook it shows itself.
+        """
+        from .picture import draw  # matplotlib takes most of a second to import
+
+        return draw(self)
 
     def __str__(self) -> str:
         how = f"float64, central differences, upstream random, seed {self.seed}, rtol {self.rtol:g}"

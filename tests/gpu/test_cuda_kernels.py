@@ -146,6 +146,21 @@ def test_products(shape, transpose, rng):
     assert distance(implicit.matmul(*given, *transpose), a.astype(np.float64) @ b) < 1e-6
 
 
+def test_an_old_card_computes_in_fp32_and_says_so_once(gpu, rng, monkeypatch):
+    if gpu != "standin":
+        pytest.skip("a card cannot be made older")
+    a, b = on_gpu(*rng.standard_normal((2, 8, 8)).astype(np.float32))
+    exactly = implicit.matmul(a, b).get()
+    with use_precision("bf16"):
+        assert not np.array_equal(implicit.matmul(a, b).get(), exactly)
+        monkeypatch.setattr(type(cupy().cuda.Device()), "compute_capability", "75")
+        implicit._has_tensor_cores.cache_clear()
+        with pytest.warns(UserWarning, match=r"compute capability 7\.5; tf32, bf16 and fp16 need 8\.0"):
+            np.testing.assert_array_equal(implicit.matmul(a, b).get(), exactly)
+        np.testing.assert_array_equal(implicit.matmul(a, b).get(), exactly)
+    implicit._has_tensor_cores.cache_clear()
+
+
 def test_a_nan_stays_one(rng):
     x = rng.standard_normal((2, 5, 5, 8)).astype(np.float32)
     x[1, 2, 3, 4] = np.nan

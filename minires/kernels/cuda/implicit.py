@@ -5,6 +5,8 @@ float32, on the tensor cores if the precision is not fp32.  Other dtypes go the 
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,26 @@ def _suits(*arrays: Any) -> bool:
     return all(a.dtype == np.float32 and a.size for a in arrays)
 
 
+def _precision() -> str:
+    """The precision that was set, or fp32 on a card whose tensor cores do not have it: that is said once."""
+    name = get_precision()
+    return "fp32" if name != "fp32" and not _has_tensor_cores() else name
+
+
+@cache
+def _has_tensor_cores() -> bool:
+    """Whether the card has those that the kernels use: compute capability 8.0 (Ampere) or newer."""
+    capability = cupy().cuda.Device().compute_capability
+    if int(capability) >= 80:
+        return True
+    warnings.warn(
+        f"this GPU has compute capability {capability[:-1]}.{capability[-1]}; tf32, bf16 and fp16 need 8.0 or newer. "
+        "Everything is computed in fp32.",
+        stacklevel=2,
+    )
+    return False
+
+
 def _columns(channels: int) -> int:
     """How many channels of the result a block computes."""
     return 16 if channels <= 16 else 32 if channels <= 32 else 64
@@ -106,7 +128,7 @@ def _convolve(x, w, stride, padding, dilation, groups, b=None, residual=None, re
     arguments = x, w, b, residual, np.int32(relu), y, parts
     sizes = _sizes(x.shape, y.shape, w.shape[:2], stride, padding, dilation, groups)
     grid = blocks, -(-(out // groups) // wide), groups
-    kernel(f"conv_{wide}", get_precision())(grid, (_THREADS,), (*arguments, *sizes))
+    kernel(f"conv_{wide}", _precision())(grid, (_THREADS,), (*arguments, *sizes))
     return y, parts
 
 
@@ -117,7 +139,7 @@ def _dx(dy, w, x_shape, stride, padding, dilation, groups):
     pixels = n * -(-height // stride[0]) * -(-width // stride[1])  # of the largest class
     grid = -(-pixels // _ROWS), -(-(channels // groups) // wide), groups * stride[0] * stride[1]
     sizes = _sizes(x_shape, dy.shape, w.shape[:2], stride, padding, dilation, groups)
-    kernel(f"conv_dx_{wide}", get_precision())(grid, (_THREADS,), (contiguous(dy), contiguous(w), dx, *sizes))
+    kernel(f"conv_dx_{wide}", _precision())(grid, (_THREADS,), (contiguous(dy), contiguous(w), dx, *sizes))
     return dx
 
 
@@ -132,7 +154,7 @@ def _dw(dy, x, w_shape, stride, padding, dilation, groups):
     dw = cupy().empty((parts, depth * out), dy.dtype)
     sizes = _sizes(x.shape, dy.shape, w_shape[:2], stride, padding, dilation, groups)
     arguments = contiguous(dy), contiguous(x), dw, np.int32(per_part)
-    kernel(f"conv_dw_{wide}", get_precision())((*tiles, groups * parts), (_THREADS,), (*arguments, *sizes))
+    kernel(f"conv_dw_{wide}", _precision())((*tiles, groups * parts), (_THREADS,), (*arguments, *sizes))
     return (sum_rows(dw) if parts > 1 else dw).reshape(w_shape)
 
 
