@@ -2,21 +2,16 @@
 
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
 
 import minires
 from minires import Tensor, gradcheck, nn
 from minires import functional as F
 from minires.errors import ArgumentError, ShapeError
 from minires.gradcheck import GradientError, Report
+from minires.mutants import CATALOGUE, OPERATIONS, point
+from minires.mutants.operations import LABELS, batch_norm, batch_norm_backward
 
 pytestmark = pytest.mark.host_only("its Functions are written with NumPy; other tests run gradcheck on a GPU")
-
-# -- operations written out a second time, so that their backwards can be broken --------------------------------------
-
-
-EPS = 1e-5
-BATCH = (0, 1, 2)
 
 
 def function(forward, backward):
@@ -35,259 +30,6 @@ def function(forward, backward):
     return lambda **inputs: Handmade.apply(*inputs.values())
 
 
-def windows(x, size, stride):
-    """(N, H, W, C) -> (N, OH, OW, C, size, size)."""
-    return sliding_window_view(x, (size, size), (1, 2))[:, ::stride, ::stride]
-
-
-def scatter(parts, shape, stride):
-    """The adjoint of `windows`: every cell is added back onto its pixel."""
-    dx, (rows, columns) = np.zeros(shape), parts.shape[1:3]
-    for u, v in np.ndindex(parts.shape[4:]):
-        dx[:, u : u + stride * rows : stride, v : v + stride * columns : stride] += parts[..., u, v]
-    return dx
-
-
-def conv(x, w, b):
-    return np.einsum("nijcuv,uvco->nijo", windows(x, 3, 2), w) + b
-
-
-def conv_dx(dy, x, w):
-    return scatter(np.einsum("nijo,uvco->nijcuv", dy, w), x.shape, 2)
-
-
-def conv_dw(dy, x):
-    return np.einsum("nijcuv,nijo->uvco", windows(x, 3, 2), dy)
-
-
-def conv_backward(dy, x, w, b):
-    return conv_dx(dy, x, w), conv_dw(dy, x), dy.sum((0, 1, 2))
-
-
-def with_conv_dx(formula):
-    """A convolution's backward whose dx is ``formula(dy, x, w)`` and whose other two are right."""
-    return lambda dy, x, w, b: (formula(dy, x, w), *conv_backward(dy, x, w, b)[1:])
-
-
-def with_conv_dw(formula):
-    """A convolution's backward whose dw is ``formula(dy, x)`` and whose other two are right."""
-    return lambda dy, x, w, b: (conv_dx(dy, x, w), formula(dy, x), dy.sum(BATCH))
-
-
-def max_pool(x):
-    return windows(x, 3, 2).max((4, 5))
-
-
-def winners(x):
-    seen = windows(x, 3, 2)
-    return seen == seen.max((4, 5), keepdims=True)
-
-
-def max_pool_backward(dy, x):
-    return scatter(dy[..., None, None] * winners(x), x.shape, 2)
-
-
-def with_share(share):
-    """A max pool's backward that gives each cell of a window ``share(x)`` of its gradient."""
-    return lambda dy, x: scatter(dy[..., None, None] * share(x), x.shape, 2)
-
-
-def only_last_of_overlapping(dy, x):
-    dx, (rows, columns), won = np.zeros(x.shape), dy.shape[1:3], winners(x)
-    for u, v in np.ndindex(3, 3):
-        at = dx[:, u : u + 2 * rows : 2, v : v + 2 * columns : 2]
-        np.copyto(at, dy, where=won[..., u, v])  # should be +=
-    return dx
-
-
-def moments(x):
-    mean, var = x.mean(BATCH), x.var(BATCH)
-    std = np.sqrt(var + EPS)
-    return std, (x - mean) / std
-
-
-def batch_norm(x, gamma, beta):
-    return gamma * moments(x)[1] + beta
-
-
-def batch_norm_dx(dy, x, gamma):
-    std, xhat = moments(x)
-    return gamma / std * (dy - dy.mean(BATCH) - xhat * (dy * xhat).mean(BATCH))
-
-
-def batch_norm_backward(dy, x, gamma, beta):
-    return batch_norm_dx(dy, x, gamma), (dy * moments(x)[1]).sum(BATCH), dy.sum(BATCH)
-
-
-def with_dx(formula):
-    """A batch-norm backward whose dx is ``formula(dy, x, gamma, std, xhat)`` and whose other two are right."""
-    return lambda dy, x, gamma, beta: (formula(dy, x, gamma, *moments(x)), *batch_norm_backward(dy, x, gamma, beta)[1:])
-
-
-def without_eps(dy, x, gamma, std, xhat):
-    std = x.std(BATCH)
-    xhat = (x - x.mean(BATCH)) / std
-    return gamma / std * (dy - dy.mean(BATCH) - xhat * (dy * xhat).mean(BATCH))
-
-
-def with_unbiased_variance(dy, x, gamma, std, xhat):
-    std = np.sqrt(x.var(BATCH, ddof=1) + EPS)
-    xhat = (x - x.mean(BATCH)) / std
-    return gamma / std * (dy - dy.mean(BATCH) - xhat * (dy * xhat).mean(BATCH))
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def softmax_backward(dy, x):
-    y = softmax(x)
-    return y * (dy - (y * dy).sum(-1, keepdims=True))
-
-
-LABELS = np.array([2, 0, 3])
-ONE_HOT = np.eye(5)[LABELS]
-
-
-def cross_entropy(x):
-    return -np.log(softmax(x)[np.arange(3), LABELS]).mean()
-
-
-def residual(x, w):
-    return x + np.tanh(x @ w)
-
-
-def slope(x, w):
-    return 1 - np.tanh(x @ w) ** 2
-
-
-def residual_backward(dy, x, w):
-    return dy + (dy * slope(x, w)) @ w.T, x.T @ (dy * slope(x, w))
-
-
-def with_residual_dx(formula):
-    """A residual backward whose dx is ``formula(dy, right dx)`` and whose dw is right."""
-    return lambda dy, x, w: (formula(dy, residual_backward(dy, x, w)[0]), residual_backward(dy, x, w)[1])
-
-
-def layer_norm_xhat(x):
-    centred = x - x.mean(-1, keepdims=True)
-    std = np.sqrt((centred**2).mean(-1, keepdims=True) + EPS)
-    return centred / std, std
-
-
-def layer_norm_backward(dy, x, axis=-1):
-    xhat, std = layer_norm_xhat(x)
-    return (dy - dy.mean(axis, keepdims=True) - xhat * (dy * xhat).mean(axis, keepdims=True)) / std
-
-
-# name: forward, the right backward, shapes of the inputs by name
-OPERATIONS = {
-    "multiply": (np.multiply, lambda dy, a, b: (dy * b, dy * a), {"a": (3, 4), "b": (3, 4)}),
-    "bias": (np.add, lambda dy, x, b: (dy, dy.sum(0)), {"x": (4, 4), "b": (4,)}),
-    "subtract": (np.subtract, lambda dy, a, b: (dy, -dy), {"a": (3, 4), "b": (3, 4)}),
-    "linear": (np.matmul, lambda dy, x, w: (dy @ w.T, x.T @ dy), {"x": (4, 4), "w": (4, 4)}),
-    "relu": (lambda x: np.maximum(x, 0), lambda dy, x: dy * (x > 0), {"x": (5, 6)}),
-    "tanh": (np.tanh, lambda dy, x: dy * (1 - np.tanh(x) ** 2), {"x": (5, 6)}),
-    "softmax": (softmax, softmax_backward, {"x": (3, 5)}),
-    "log softmax": (
-        lambda x: np.log(softmax(x)), lambda dy, x: dy - softmax(x) * dy.sum(-1, keepdims=True), {"x": (3, 5)}
-    ),
-    "cross entropy": (cross_entropy, lambda dy, x: dy * (softmax(x) - ONE_HOT) / 3, {"x": (3, 5)}),
-    "conv": (conv, conv_backward, {"x": (2, 7, 5, 3), "w": (3, 3, 3, 3), "b": (3,)}),
-    "max pool": (max_pool, max_pool_backward, {"x": (2, 7, 5, 3)}),
-    "global average": (
-        lambda x: x.mean((1, 2)), lambda dy, x: np.broadcast_to(dy[:, None, None] / 20, x.shape), {"x": (3, 4, 5, 2)}
-    ),
-    "batch norm": (batch_norm, batch_norm_backward, {"x": (3, 4, 2, 3), "gamma": (3,), "beta": (3,)}),
-    "layer norm": (lambda x: layer_norm_xhat(x)[0], layer_norm_backward, {"x": (5, 5)}),
-    "residual": (residual, residual_backward, {"x": (3, 4), "w": (4, 4)}),
-    "subsample and pad": (
-        lambda x: np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 2))),
-        lambda dy, x: scatter(dy[..., :2, None, None], x.shape, 2),
-        {"x": (2, 5, 4, 2)},
-    ),
-    "concatenate": (
-        lambda a, b: np.concatenate([a, b], 1), lambda dy, a, b: (dy[:, :3], dy[:, 3:]), {"a": (2, 3), "b": (2, 3)}
-    ),
-}  # fmt: skip
-
-# operation, the mistake, the backward with it
-MISTAKES = [
-    ("multiply", "operands swapped", lambda dy, a, b: (dy * a, dy * b)),
-    ("multiply", "upstream gradient dropped", lambda dy, a, b: (b, a)),
-    ("multiply", "upstream gradient averaged", lambda dy, a, b: (dy.mean() * b, dy.mean() * a)),
-    ("multiply", "a factor of two", lambda dy, a, b: (2 * dy * b, dy * a)),
-    ("multiply", "half of it", lambda dy, a, b: (dy * b, dy * a / 2)),
-    ("bias", "wrong axis on a square", lambda dy, x, b: (dy, dy.sum(1))),
-    ("bias", "mean for sum", lambda dy, x, b: (dy, dy.mean(0))),
-    ("bias", "first row only", lambda dy, x, b: (dy, dy[0])),
-    ("bias", "zero", lambda dy, x, b: (dy, np.zeros(4))),
-    ("subtract", "sign of the second", lambda dy, a, b: (dy, dy)),
-    ("linear", "dx without the transpose", lambda dy, x, w: (dy @ w, x.T @ dy)),
-    ("linear", "dw transposed", lambda dy, x, w: (dy @ w.T, dy.T @ x)),
-    ("linear", "dw averaged over the batch", lambda dy, x, w: (dy @ w.T, x.T @ dy / len(x))),
-    ("relu", "no mask", lambda dy, x: dy),
-    ("relu", "mask from dy", lambda dy, x: dy * (dy > 0)),
-    ("relu", "guided backpropagation", lambda dy, x: dy * (x > 0) * (dy > 0)),
-    ("relu", "times x", lambda dy, x: dy * np.maximum(x, 0)),
-    ("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01)),
-    ("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x))),
-    ("softmax", "diagonal only", lambda dy, x: dy * softmax(x) * (1 - softmax(x))),
-    ("softmax", "zero", lambda dy, x: np.zeros_like(x)),
-    ("softmax", "sum over the batch", lambda dy, x: softmax(x) * (dy - (softmax(x) * dy).sum(0, keepdims=True))),
-    ("log softmax", "sum of dy forgotten", lambda dy, x: dy - softmax(x)),
-    ("cross entropy", "not divided by N", lambda dy, x: dy * (softmax(x) - ONE_HOT)),
-    ("cross entropy", "divided by N twice", lambda dy, x: dy * (softmax(x) - ONE_HOT) / 9),
-    ("cross entropy", "sign", lambda dy, x: dy * (ONE_HOT - softmax(x)) / 3),
-    ("cross entropy", "one-hot forgotten", lambda dy, x: dy * softmax(x) / 3),
-    ("cross entropy", "upstream gradient dropped", lambda dy, x: (softmax(x) - ONE_HOT) / 3),
-    ("conv", "kernel flipped in dx", with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w[::-1, ::-1]))),
-    ("conv", "channels swapped in dx", with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w.swapaxes(2, 3)))),
-    ("conv", "dx shifted", with_conv_dx(lambda dy, x, w: np.roll(conv_dx(dy, x, w), 1, 1))),
-    ("conv", "dx zero", with_conv_dx(lambda dy, x, w: np.zeros_like(x))),
-    ("conv", "kernel flipped in dw", with_conv_dw(lambda dy, x: conv_dw(dy, x)[::-1, ::-1])),
-    ("conv", "dw from shifted x", with_conv_dw(lambda dy, x: conv_dw(dy, np.roll(x, 1, 2)))),
-    ("conv", "dw averaged", with_conv_dw(lambda dy, x: conv_dw(dy, x) / len(x))),
-    ("conv", "db averaged over pixels", lambda dy, *a: (*conv_backward(dy, *a)[:2], dy.mean((1, 2)).sum(0))),
-    ("max pool", "to every cell", with_share(lambda x: np.ones((3, 3)))),
-    ("max pool", "shared by all cells", with_share(lambda x: np.full((3, 3), 1 / 9))),
-    ("max pool", "to the first cell", with_share(lambda x: np.eye(3) * [1, 0, 0])),
-    ("max pool", "rows and columns swapped", with_share(lambda x: winners(x).swapaxes(4, 5))),
-    ("max pool", "overlaps overwritten", only_last_of_overlapping),
-    ("global average", "not divided", lambda dy, x: np.broadcast_to(dy[:, None, None], x.shape)),
-    ("global average", "divided by H", lambda dy, x: np.broadcast_to(dy[:, None, None] / 4, x.shape)),
-    ("batch norm", "zero", with_dx(lambda dy, x, g, s, xhat: np.zeros_like(x))),
-    ("batch norm", "no mean term", with_dx(lambda dy, x, g, s, xhat: g / s * (dy - xhat * (dy * xhat).mean(BATCH)))),
-    ("batch norm", "no variance term", with_dx(lambda dy, x, g, s, xhat: g / s * (dy - dy.mean(BATCH)))),
-    ("batch norm", "constants", with_dx(lambda dy, x, g, s, xhat: g / s * dy)),
-    ("batch norm", "eps omitted", with_dx(without_eps)),
-    ("batch norm", "biased and unbiased mixed", with_dx(with_unbiased_variance)),
-    ("batch norm", "means over N only",
-     with_dx(lambda dy, x, g, s, xhat: g / s * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0)))),
-    ("batch norm", "variance for deviation", with_dx(lambda dy, x, g, s, xhat: batch_norm_dx(dy, x, g) / s)),
-    ("batch norm", "gamma forgotten", with_dx(lambda dy, x, g, s, xhat: batch_norm_dx(dy, x, np.ones(3)))),
-    ("batch norm", "dgamma and dbeta swapped", lambda *a: tuple(batch_norm_backward(*a)[i] for i in (0, 2, 1))),
-    ("batch norm", "dgamma zero", lambda *a: (batch_norm_backward(*a)[0], np.zeros(3), batch_norm_backward(*a)[2])),
-    ("batch norm", "dgamma from raw x",
-     lambda dy, x, g, b: (batch_norm_dx(dy, x, g), (dy * x).sum(BATCH), dy.sum(BATCH))),
-    ("layer norm", "wrong axis", lambda dy, x: layer_norm_backward(dy, x, 0)),
-    ("residual", "missing the +1", with_residual_dx(lambda dy, dx: dx - dy)),
-    ("residual", "the skip twice", with_residual_dx(lambda dy, dx: dx + dy)),
-    ("residual", "branch dropped", with_residual_dx(lambda dy, dx: dy)),
-    ("subsample and pad", "channels from the end", lambda dy, x: scatter(dy[..., 2:, None, None], x.shape, 2)),
-    ("subsample and pad", "copied to the pixels left out", lambda dy, x: dy[..., :2].repeat(2, 1).repeat(2, 2)[:, :5]),
-    ("concatenate", "halves swapped", lambda dy, a, b: (dy[:, 3:], dy[:, :3])),
-]  # fmt: skip
-
-
-def point(operation, seed):
-    """Random inputs of an operation."""
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape) for name, shape in OPERATIONS[operation][2].items()}
-
-
 SEEDS = range(5)
 
 
@@ -298,8 +40,10 @@ def test_right_backwards_pass(operation):
         gradcheck(function(forward, backward), point(operation, seed), seed).assert_ok()
 
 
-@pytest.mark.parametrize(("operation", "mistake", "backward"), MISTAKES, ids=[f"{o}: {m}" for o, m, _ in MISTAKES])
-def test_wrong_backwards_fail(operation, mistake, backward):
+@pytest.mark.parametrize(
+    ("operation", "mistake", "backward", "hint"), CATALOGUE, ids=[f"{m[0]}: {m[1]}" for m in CATALOGUE]
+)
+def test_wrong_backwards_fail(operation, mistake, backward, hint):
     forward = OPERATIONS[operation][0]
     for seed in SEEDS:
         report = gradcheck(function(forward, backward), point(operation, seed), seed)
@@ -344,7 +88,7 @@ def checked_with_ones(fn, x):
 
 @pytest.mark.parametrize("mistake", ["zero", "no variance term", "gamma forgotten", "eps omitted"])
 def test_ones_accept_a_wrong_batch_norm_and_random_numbers_do_not(mistake):
-    (backward,) = [b for operation, m, b in MISTAKES if (operation, m) == ("batch norm", mistake)]
+    (backward,) = [m.backward for m in CATALOGUE if m[:2] == ("batch norm", mistake)]
     inputs = point("batch norm", 1)
     gamma, beta = Tensor(inputs["gamma"]), Tensor(inputs["beta"])
     wrong = function(batch_norm, backward)

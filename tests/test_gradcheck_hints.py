@@ -7,89 +7,61 @@ import pytest
 
 from minires import Tensor, gradcheck
 from minires import functional as F
+from minires.cli import main
+from minires.mutants import CATALOGUE, OPERATIONS, Mutant, self_test, selftest
+from minires.mutants.operations import residual, residual_backward
+from minires.mutants.selftest import check, names
 
-from .test_gradcheck import MISTAKES, OPERATIONS, SEEDS, function, point, residual, residual_backward
+from .test_gradcheck import SEEDS, function
 
 pytestmark = pytest.mark.host_only("its Functions are written with NumPy")
 
-# what a hint must say, by operation and mistake; None where no formula is known, and only places may be told
-EXPECTED = {
-    ("multiply", "operands swapped"): "the gradients of a and b are exchanged",
-    ("multiply", "upstream gradient dropped"): "not linear in dy",
-    ("multiply", "upstream gradient averaged"): "the mean of dy",
-    ("multiply", "a factor of two"): "2 times too large",
-    ("multiply", "half of it"): "2 times too small",
-    ("bias", "wrong axis on a square"): "summed over axis 1 instead of axis 0",
-    ("bias", "mean for sum"): "N .*= 4 times too small",
-    ("bias", "first row only"): "the first of dy along axis 0",
-    ("bias", "zero"): "zero everywhere",
-    ("subtract", "sign of the second"): "the sign is wrong",
-    ("linear", "dx without the transpose"): r"dy @ w, and should be dy @ w\.T",
-    ("linear", "dw transposed"): "transposed",
-    ("linear", "dw averaged over the batch"): "N .*= 4 times too small",
-    ("relu", "no mask"): "this is dy itself",
-    ("relu", "mask from dy"): "a mask made from dy",
-    ("relu", "guided backpropagation"): "a mask made from dy",
-    ("relu", "times x"): "just where x is positive",
-    ("relu", "leaky"): "just where x is negative",
-    ("tanh", "y for y squared"): None,
-    ("softmax", "diagonal only"): "must sum to zero along axis 1",
-    ("softmax", "zero"): "zero everywhere",
-    ("softmax", "sum over the batch"): "must sum to zero along axis 1",
-    ("log softmax", "sum of dy forgotten"): "not linear in dy",
-    ("cross entropy", "not divided by N"): "N = 3 times too large: a division by it is missing",
-    ("cross entropy", "divided by N twice"): "N = 3 times too small: divided by it once too often",
-    ("cross entropy", "sign"): "the sign is wrong",
-    ("cross entropy", "one-hot forgotten"): "must sum to zero along axis 1",
-    ("cross entropy", "upstream gradient dropped"): "not linear in dy",
-    ("conv", "kernel flipped in dx"): None,
-    ("conv", "channels swapped in dx"): None,
-    ("conv", "dx shifted"): "shifted by 1 along axis 1",
-    ("conv", "dx zero"): "zero everywhere",
-    ("conv", "kernel flipped in dw"): "the kernel is turned around",
-    ("conv", "dw from shifted x"): "shifted by 1 along axis 1",
-    ("conv", "dw averaged"): "2 times too small",
-    ("conv", "db averaged over pixels"): "OH OW .*= 6 times too small",
-    ("max pool", "to every cell"): "dy arrives 9 times",
-    ("max pool", "shared by all cells"): "at the wrong places",
-    ("max pool", "to the first cell"): "at the wrong places",
-    ("max pool", "rows and columns swapped"): "at the wrong places",
-    ("max pool", "overlaps overwritten"): r"\+= instead of =",
-    ("global average", "not divided"): "H W = 20 times too large",
-    ("global average", "divided by H"): "W = 5 times too large",
-    ("batch norm", "zero"): "zero everywhere",
-    ("batch norm", "no mean term"): "the mean of dy is not subtracted",
-    ("batch norm", "no variance term"): r"the term xhat mean\(dy xhat\) is missing",
-    ("batch norm", "constants"): "the means of dy and of dy xhat",
-    ("batch norm", "eps omitted"): None,
-    ("batch norm", "biased and unbiased mixed"): None,
-    ("batch norm", "means over N only"): None,
-    ("batch norm", "variance for deviation"): "the variance in place of its root",
-    ("batch norm", "gamma forgotten"): "the factor gamma is missing",
-    ("batch norm", "dgamma and dbeta swapped"): "the gradients of gamma and beta are exchanged",
-    ("batch norm", "dgamma zero"): "zero everywhere",
-    ("batch norm", "dgamma from raw x"): "x must be normalised first",
-    ("layer norm", "wrong axis"): "must sum to zero along axis 1",
-    ("residual", "missing the +1"): r"the \+1 is missing: dL/dx = dL/dH \(dF/dx \+ 1\)",
-    ("residual", "the skip twice"): "the skip is counted twice",
-    ("residual", "branch dropped"): "or of the branch, is missing",
-    ("subsample and pad", "channels from the end"): "at one place in 2 along axis 1",
-    ("subsample and pad", "copied to the pixels left out"): None,
-    ("concatenate", "halves swapped"): "the gradients of a and b are exchanged",
-}
 
-
-@pytest.mark.parametrize(("operation", "mistake", "backward"), MISTAKES, ids=[f"{o}: {m}" for o, m, _ in MISTAKES])
-def test_the_hint_names_the_mistake(operation, mistake, backward):
-    expected = EXPECTED[operation, mistake]
+@pytest.mark.parametrize("mutant", CATALOGUE, ids=[f"{m.operation}: {m.mistake}" for m in CATALOGUE])
+def test_the_hint_names_the_mistake(mutant):
     for seed in SEEDS:
-        report = gradcheck(function(OPERATIONS[operation][0], backward), point(operation, seed), seed)
-        wrong = [r for r in report.inputs.values() if not r.ok]
-        if expected is None:
-            assert all(h.startswith("it is wrong only at") for r in wrong for h in r.hints), report  # a fact
-            continue
-        first = [r.hints[0] for r in wrong if r.hints]
-        assert any(_matches(expected, hint) for hint in first), report
+        report = check(mutant.operation, mutant.backward, seed)
+        if mutant.hint is None:  # no formula is known: at most the places are told, which is a fact
+            found = [h for r in report.inputs.values() for h in r.hints]
+            assert all(h.startswith(("it is wrong only at", "it is wrong just where")) for h in found), report
+        else:
+            assert names(report, mutant), report
+
+
+def test_the_self_test_counts():
+    ticks = []
+    result = self_test(seeds=1, checks=26, advance=lambda: ticks.append(1))
+    assert result.ok
+    assert (result.seeds, result.checks, len(ticks)) == (1, 26, len(CATALOGUE) + 26)
+    assert len(result.named) >= 70
+    assert len(result.named) + len(result.unnamed) == len(CATALOGUE) >= 73
+    assert str(result).splitlines() == [
+        f"{len(CATALOGUE)} of {len(CATALOGUE)} wrong backward passes are caught on each of 1 seeds",
+        f"{len(result.named)} of them get the right hint with each",
+        "0 false alarms in 26 checks of right ones",
+    ]
+
+
+def test_the_self_test_tells_what_it_missed(monkeypatch):
+    right = OPERATIONS["tanh"].backward
+    monkeypatch.setattr(selftest, "CATALOGUE", [Mutant("tanh", "none at all", right, "anything")])
+    wrong = OPERATIONS["relu"]._replace(backward=lambda dy, x: dy)
+    monkeypatch.setattr(selftest, "OPERATIONS", {"tanh": OPERATIONS["tanh"], "relu": wrong})
+    result = self_test(seeds=2, checks=3)
+    assert not result.ok
+    assert result.missed == {("tanh", "none at all"): [0, 1]}
+    assert result.alarms == [("relu", 1)]
+    assert "missed: tanh, none at all, with the seeds [0, 1]\nfalse alarm: relu with seed 1" in str(result)
+
+
+@pytest.mark.parametrize("argument", ["--self-test"])
+def test_the_command(argument, capsys, monkeypatch):
+    monkeypatch.setattr(selftest, "CATALOGUE", CATALOGUE[:2])
+    monkeypatch.setattr("minires.cli.check._CHECKS", 26)
+    assert main(["gradcheck", argument]) == 0
+    assert "2 of 2 wrong backward passes are caught on each of 20 seeds" in capsys.readouterr().out
+    monkeypatch.setattr(selftest, "CATALOGUE", [Mutant("tanh", "none", OPERATIONS["tanh"].backward, None)])
+    assert main(["gradcheck", argument]) == 1
 
 
 def _matches(pattern, text):

@@ -15,6 +15,8 @@ from ..tensor import Tensor
 from .device import add_device
 from .summarise import model_and_size
 
+_SEEDS, _CHECKS = 20, 2000  # of the self-test: for each mistake, and of right backward passes
+
 
 def add(commands: Any) -> None:
     """Enter the command."""
@@ -24,7 +26,8 @@ def add(commands: Any) -> None:
         description="Compare every parameter's gradient with central differences, in float64, in training mode.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="MODEL", help="resnetN or plainN")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="resnetN or plainN")
+    parser.add_argument("--self-test", action="store_true", help="try the checker itself on a catalogue of mistakes")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures (9, or 33 for resnet18 to 152)")
     parser.add_argument("--batch", type=int, default=3, help="how many pictures (3)")
     parser.add_argument("--entries", type=int, default=3, metavar="N", help="measured in each parameter (3)")
@@ -35,6 +38,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; exit status 1 if a gradient is wrong."""
+    if options.self_test:
+        return _self_test()
+    if options.model is None:
+        raise ArgumentError("gradcheck needs the name of a network, such as resnet20, or --self-test.")
     for name, least in (("size", 1), ("batch", 1), ("entries", 1), ("seed", 0)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise ArgumentError(f"--{name} must be at least {least}, got {getattr(options, name)}.")
@@ -60,3 +67,15 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("some gradients are wrong: see above")
     return 1
+
+
+def _self_test() -> int:
+    """Print what the checker catches, names and refuses wrongly; exit status 1 unless it is all of it."""
+    from tqdm import tqdm
+
+    from ..mutants import self_test, selftest  # only here: nothing else needs the catalogue
+
+    with tqdm(total=_SEEDS * len(selftest.CATALOGUE) + _CHECKS, unit="check", disable=None, leave=False) as bar:
+        result = self_test(_SEEDS, _CHECKS, bar.update)
+    print(result)
+    return 0 if result.ok else 1

@@ -216,7 +216,12 @@ def _normalised(case: Case) -> Iterator[str]:
         if not missing.any():
             return
         if _same(np.broadcast_to(constant, a.shape), missing):
-            yield f"within {where} the difference is constant: the mean of dy is not subtracted"
+            if np.abs(n.sum(over)).sum() <= _RTOL * np.abs(n).sum():
+                yield f"within {where} the difference is constant: the mean of dy is not subtracted"
+            elif np.abs(a.sum(over)).sum() <= _RTOL * np.abs(a).sum():
+                yield f"within {where} a mean is subtracted that should stay: the formula of training, in evaluation?"
+            else:
+                yield f"within {where} the difference is constant: a mean that is missing, or not the right one"
         elif _same(slope * xhat, missing):
             yield f"within {where} the difference is a multiple of xhat: the term xhat mean(dy xhat) is missing"
         elif _same(constant + slope * xhat, missing):

@@ -16,7 +16,7 @@ from .report import Report
 def _gradcheck() -> Callable[..., Report]:
     """Check gradients, and fail the test with the report if one is wrong.
 
-    ``gradcheck(fn, inputs)`` is `minires.gradcheck` and ``gradcheck(forward, backward, inputs)`` `minires.gradcheck_fn`,
+    ``gradcheck(fn, inputs)`` is `minires.gradcheck`, ``gradcheck(forward, backward, inputs)`` `minires.gradcheck_fn`,
     each with its options; returns the report.
     """
 
