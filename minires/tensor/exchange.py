@@ -40,8 +40,8 @@ def from_dlpack(value: Any) -> Tensor:
     if kind not in (_CPU, _CUDA, _PINNED, _MANAGED):
         raise DeviceError(f"from_dlpack: the array is on a device of DLPack's kind {kind}. Move it to the CPU first.")
     xp = cupy() if kind in (_CUDA, _MANAGED) else np
-    try:
-        array = xp.from_dlpack(value)
+    try:  # NumPy 1 gives an array that cannot be written to; of its own it need not be asked
+        array = value if isinstance(value, np.ndarray) else xp.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"from_dlpack: {type(value).__name__} does not give its memory away: {error}") from error
     return Tensor(array)

@@ -1,5 +1,6 @@
-// What all kernels share.  The text is compiled three ways: by NVRTC for the card that is there, by NVRTC for cards that
-// are not (tests), and by a C++ compiler for the processor (tests, CUDA_EMU), which brings the machine's part itself.
+// What all kernels share.  The text is compiled three ways: by NVRTC for the card that is there, by NVRTC for cards
+// that are not (tests), and by a C++ compiler for the processor (tests, CUDA_EMU), which brings the machine's part
+// itself.
 
 // What a product's operands are rounded to; sums, and all that is stored, are float.
 #define FP32 0
@@ -55,9 +56,9 @@ __device__ __forceinline__ void mma_tf32(float* d, const unsigned* a, const unsi
 __device__ __forceinline__ void mma_bf16(float* d, const unsigned* a, const unsigned* b) { MMA("m16n8k16", "bf16"); }
 __device__ __forceinline__ void mma_fp16(float* d, const unsigned* a, const unsigned* b) { MMA("m16n8k16", "f16"); }
 
-// 16 bytes from global to shared memory, zeros if they are not valid, without passing through registers (but through the
-// first-level cache, as neighbouring taps see the same pixels): the copy is
-// done when a wait has said so.  Older cards copy at once.
+// 16 bytes from global to shared memory, zeros if they are not valid, without passing through registers (but through
+// the first-level cache, as neighbouring taps see the same pixels): the copy is done when a wait has said so.  Older
+// cards copy at once.
 __device__ __forceinline__ void copy_async16(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
     unsigned target = (unsigned)__cvta_generic_to_shared(shared);

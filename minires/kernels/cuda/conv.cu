@@ -1,146 +1,18 @@
 // Convolution as a matrix product whose left operand is never written down (implicit GEMM).
 //
-//   y[m, o]  = sum over k of x[pixel of tap k under window m, channel of k] w[k, o]      m: pixels of y, k: taps x channels
-//   dx[m, c] = sum over k of dy[window whose tap k lies on pixel m, channel of k] w[...]  m: pixels of x, k: taps x channels
+//   y[m, o]  = sum over k of x[pixel of tap k under window m, channel of k] w[k, o]       m: pixels of y
+//   dx[m, c] = sum over k of dy[window whose tap k lies on pixel m, channel of k] w[...]  m: pixels of x
 //   dw[k, o] = sum over m of x[pixel of tap k under window m, channel of k] dy[m, o]      split over parts of m
 //
-// A block of 128 threads computes ROWS x COLUMNS numbers of the result, SLICE of the summed index at a time.  The slices
-// come into shared memory asynchronously, two ahead of the one that is multiplied.  Pictures are (N, H, W, C), filters
-// (KH, KW, C / groups, O).
+// A block computes ROWS x COLUMNS numbers of the result; see product.cuh.  Pictures are (N, H, W, C), filters (KH,
+// KW, C / groups, O).
 //
-// A window of stride s puts tap u on pixel h only if h + p - u d is a multiple of s.  So the pixels of dx fall into s x s
-// classes, h mod s and w mod s, each with taps of its own and no others: a block works on one class, and multiplies
-// nothing by zero.
+// A window of stride s puts tap u on pixel h only if h + p - u d is a multiple of s.  So the pixels of dx fall into s
+// x s classes, h mod s and w mod s, each with taps of its own and no others: a block works on one class, and
+// multiplies nothing by zero.
 
-#define THREADS 128
-#define SLICE 16
-#define STAGES 3
-#define APART 20  // floats from one row of SLICE to the next: 16-byte aligned, and 8 rows fall on different banks
-
-// What multiplying the slices needs to know of them: element (i, k) of the left one is left[i * LEFT_ROW + k * LEFT_K],
-// (k, j) of the right one right[k * RIGHT_K + j * RIGHT_COLUMN].
-template <int ROWS, int COLUMNS, int LEFT_ROW, int LEFT_K, int RIGHT_K, int RIGHT_COLUMN>
-struct Product {
-#if PRECISION == FP32
-    // Each thread has every ROW_GROUPS-th row and every COLUMN_GROUPS-th column.
-    static const int WIDE = COLUMNS == 64 ? 8 : 4;
-    static const int COLUMN_GROUPS = COLUMNS / WIDE, ROW_GROUPS = THREADS / COLUMN_GROUPS, HIGH = ROWS / ROW_GROUPS;
-    float sums[HIGH][WIDE];
-
-    __device__ __forceinline__ void clear() {
-#pragma unroll
-        for (int i = 0; i < HIGH; i++)
-#pragma unroll
-            for (int j = 0; j < WIDE; j++) sums[i][j] = 0.f;
-    }
-
-    __device__ __forceinline__ void add(const float* left, const float* right) {
-        const int row = threadIdx.x / COLUMN_GROUPS, column = threadIdx.x % COLUMN_GROUPS;
-#pragma unroll
-        for (int k = 0; k < SLICE; k++) {
-            float a[HIGH], b[WIDE];
-#pragma unroll
-            for (int i = 0; i < HIGH; i++) a[i] = left[(row + i * ROW_GROUPS) * LEFT_ROW + k * LEFT_K];
-#pragma unroll
-            for (int j = 0; j < WIDE; j++) b[j] = right[k * RIGHT_K + (column + j * COLUMN_GROUPS) * RIGHT_COLUMN];
-#pragma unroll
-            for (int i = 0; i < HIGH; i++)
-#pragma unroll
-                for (int j = 0; j < WIDE; j++) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
-        }
-    }
-
-    // Write the sums as a matrix with rows of COLUMNS + 4.
-    __device__ __forceinline__ void store(float* tile) {
-        const int row = threadIdx.x / COLUMN_GROUPS, column = threadIdx.x % COLUMN_GROUPS;
-#pragma unroll
-        for (int i = 0; i < HIGH; i++)
-#pragma unroll
-            for (int j = 0; j < WIDE; j++)
-                tile[(row + i * ROW_GROUPS) * (COLUMNS + 4) + column + j * COLUMN_GROUPS] = sums[i][j];
-    }
-#else
-    // Tensor cores: each of the four warps has a quarter of the rows, in pieces of 16 x 8.
-    static const int HIGH = ROWS / 64, WIDE = COLUMNS / 8;
-    float sums[HIGH][WIDE][4];
-
-    __device__ __forceinline__ void clear() {
-#pragma unroll
-        for (int i = 0; i < HIGH; i++)
-#pragma unroll
-            for (int j = 0; j < WIDE; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) sums[i][j][e] = 0.f;
-    }
-
-    // g and q: the lane's place in a fragment, (l / 4, l % 4)
-    __device__ __forceinline__ void add(const float* left, const float* right) {
-        const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4, first = threadIdx.x / 32 * (ROWS / 4);
-#if PRECISION == TF32
-#pragma unroll
-        for (int k = 0; k < SLICE; k += 8) {
-            unsigned b[WIDE][2];
-#pragma unroll
-            for (int j = 0; j < WIDE; j++)
-#pragma unroll
-                for (int e = 0; e < 2; e++)
-                    b[j][e] = to_tf32(right[(k + q + 4 * e) * RIGHT_K + (j * 8 + g) * RIGHT_COLUMN]);
-#pragma unroll
-            for (int i = 0; i < HIGH; i++) {
-                unsigned a[4];
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    a[e] = to_tf32(left[(first + i * 16 + g + e % 2 * 8) * LEFT_ROW + (k + q + e / 2 * 4) * LEFT_K]);
-#pragma unroll
-                for (int j = 0; j < WIDE; j++) mma_tf32(sums[i][j], a, b[j]);
-            }
-        }
-#else
-#if PRECISION == BF16
-#define PACK pack_bf16
-#define MULTIPLY mma_bf16
-#else
-#define PACK pack_fp16
-#define MULTIPLY mma_fp16
-#endif
-        unsigned b[WIDE][2];
-#pragma unroll
-        for (int j = 0; j < WIDE; j++)
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const float* from = right + (2 * q + 8 * e) * RIGHT_K + (j * 8 + g) * RIGHT_COLUMN;
-                b[j][e] = PACK(from[0], from[RIGHT_K]);
-            }
-#pragma unroll
-        for (int i = 0; i < HIGH; i++) {
-            unsigned a[4];
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const float* from =
-                    left + (first + i * 16 + g + e % 2 * 8) * LEFT_ROW + (2 * q + e / 2 * 8) * LEFT_K;
-                a[e] = PACK(from[0], from[LEFT_K]);
-            }
-#pragma unroll
-            for (int j = 0; j < WIDE; j++) MULTIPLY(sums[i][j], a, b[j]);
-        }
-#endif
-    }
-
-    __device__ __forceinline__ void store(float* tile) {
-        const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4, first = threadIdx.x / 32 * (ROWS / 4);
-#pragma unroll
-        for (int i = 0; i < HIGH; i++)
-#pragma unroll
-            for (int j = 0; j < WIDE; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    tile[(first + i * 16 + g + e / 2 * 8) * (COLUMNS + 4) + j * 8 + 2 * q + e % 2] = sums[i][j][e];
-    }
-#endif
-};
-
-// What the two gathering kernels share: pictures (N, height, width, channels) from which rows are gathered, and the taps.
-// A tap adds (row_step, column_step) to the place that a row of the product begins at.
+// What the two gathering kernels share: pictures (N, height, width, channels) from which rows are gathered, and the
+// taps.  A tap adds (row_step, column_step) to the place that a row of the product begins at.
 struct Gather {
     const float* pictures;
     int height, width, channels;        // of the pictures; all channels
@@ -164,8 +36,8 @@ struct Place {
     }
 };
 
-// The rows of the product that one thread loads: where the picture begins and where the first tap falls, or a row that
-// no tap can reach.
+// The rows of the product that one thread loads: where the picture begins and where the first tap falls, or a row
+// that no tap can reach.
 struct Window {
     int picture, row, column;
 };
@@ -226,48 +98,30 @@ __device__ void convolve(const float* x, const float* w, const float* bias, cons
     for (int i = 0; i < ROWS / 32; i++) {
         const int m = first_row + threadIdx.x / 4 + 32 * i;
         const int row = m / out_width % out_height;
-        windows[i] = {m / out_width / out_height, row * stride_rows - pad_rows, m % out_width * stride_columns - pad_columns};
+        windows[i] = {m / out_width / out_height, row * stride_rows - pad_rows,
+                      m % out_width * stride_columns - pad_columns};
         if (m >= rows) windows[i] = {0, -(1 << 30), 0};
     }
 
-    Product<ROWS, COLUMNS, APART, 1, RIGHT, 1> product;
-    product.clear();
     const int slices = (depth + SLICE - 1) / SLICE;
-    int loaded = 0;
-    auto load = [&]() {
-        if (loaded < slices) {
-            float* const left = shared + loaded % STAGES * SIZE;
-            float* const right = left + LEFT_SIZE;
+    using Tile = Product<ROWS, COLUMNS, APART, 1, RIGHT, 1>;
+    multiply<Tile, LEFT_SIZE, SIZE>(shared, slices, [&](int s, float* left, float* right) {
 #pragma unroll
-            for (int i = 0; i < ROWS / 32; i++) {
-                float* const target = left + (threadIdx.x / 4 + 32 * i) * APART + threadIdx.x % 4 * 4;
-                if (by_four)
-                    gather(target, from, windows[i], place);
-                else
-                    gather_each(target, from, windows[i], place);
-            }
-            place.advance(from, SLICE);
-            for (int e = threadIdx.x; e < SLICE * COLUMNS / 4; e += THREADS) {
-                const int k = loaded * SLICE + e / (COLUMNS / 4), column = e % (COLUMNS / 4) * 4;
-                load_row(right + e / (COLUMNS / 4) * RIGHT + column,
-                         w + (long long)(k < depth ? k : 0) * out_channels + group * out_per_group,
-                         first_column + column, k < depth ? out_per_group : 0, columns_by_four);
-            }
-            loaded++;
+        for (int i = 0; i < ROWS / 32; i++) {
+            float* const target = left + (threadIdx.x / 4 + 32 * i) * APART + threadIdx.x % 4 * 4;
+            if (by_four)
+                gather(target, from, windows[i], place);
+            else
+                gather_each(target, from, windows[i], place);
         }
-        copy_async_commit();
-    };
-    for (int s = 0; s < STAGES - 1; s++) load();
-    for (int s = 0; s < slices; s++) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        load();
-        product.add(shared + s % STAGES * SIZE, shared + s % STAGES * SIZE + LEFT_SIZE);
-    }
-    copy_async_wait<0>();
-    __syncthreads();
-    product.store(shared);
-    __syncthreads();
+        place.advance(from, SLICE);
+        for (int e = threadIdx.x; e < SLICE * COLUMNS / 4; e += THREADS) {
+            const int k = s * SLICE + e / (COLUMNS / 4), column = e % (COLUMNS / 4) * 4;
+            load_row(right + e / (COLUMNS / 4) * RIGHT + column,
+                     w + (long long)(k < depth ? k : 0) * out_channels + group * out_per_group,
+                     first_column + column, k < depth ? out_per_group : 0, columns_by_four);
+        }
+    });
 
     const int here = min(ROWS, rows - first_row);
     if (moments) {
@@ -364,59 +218,40 @@ __device__ void convolve_dx(const float* dy, const float* w, float* dx, int n, i
         if (m >= rows) windows[i] = {0, -(1 << 30), 0};
     }
 
-    Product<ROWS, COLUMNS, APART, 1, 1, APART> product;
-    product.clear();
     const int slices = (from.taps * out_per_group + SLICE - 1) / SLICE;
-    int loaded = 0;
-    auto load = [&]() {
-        if (loaded < slices) {
-            float* const left = shared + loaded % STAGES * SIZE;
-            float* const right = left + LEFT_SIZE;
+    using Tile = Product<ROWS, COLUMNS, APART, 1, 1, APART>;
+    multiply<Tile, LEFT_SIZE, SIZE>(shared, slices, [&](int s, float* left, float* right) {
 #pragma unroll
-            for (int i = 0; i < ROWS / 32; i++) {
-                float* const target = left + (threadIdx.x / 4 + 32 * i) * APART + threadIdx.x % 4 * 4;
-                if (by_four)
-                    gather(target, from, windows[i], place);
-                else
-                    gather_each(target, from, windows[i], place);
-            }
-            for (int e = threadIdx.x; e < COLUMNS * 4; e += THREADS) {  // e % 4 is threadIdx.x % 4: the same place
-                const int column = first_column + e / 4;
-                float* const target = right + e / 4 * APART + e % 4 * 4;
-                if (by_four) {
-                    const int tap = (tap_row + place.tap_row * next_row) * kernel_width + tap_column +
-                                    place.tap_column * next_column;
-                    const bool inside = place.tap < from.taps && column < per_group;
-                    const long long filter = inside ? (long long)tap * per_group + column : 0;
-                    copy_async16(target, w + filter * out_channels + from.first_channel + (inside ? place.channel : 0),
-                                 inside);
-                } else {
-                    Place each = place;
-                    for (int j = 0; j < 4; j++, each.advance(from, 1)) {
-                        const int tap = (tap_row + each.tap_row * next_row) * kernel_width + tap_column +
-                                        each.tap_column * next_column;
-                        const bool inside = each.tap < from.taps && column < per_group;
-                        const long long filter = (long long)tap * per_group + column;
-                        target[j] = inside ? w[filter * out_channels + from.first_channel + each.channel] : 0.f;
-                    }
+        for (int i = 0; i < ROWS / 32; i++) {
+            float* const target = left + (threadIdx.x / 4 + 32 * i) * APART + threadIdx.x % 4 * 4;
+            if (by_four)
+                gather(target, from, windows[i], place);
+            else
+                gather_each(target, from, windows[i], place);
+        }
+        for (int e = threadIdx.x; e < COLUMNS * 4; e += THREADS) {  // e % 4 is threadIdx.x % 4: the same place
+            const int column = first_column + e / 4;
+            float* const target = right + e / 4 * APART + e % 4 * 4;
+            if (by_four) {
+                const int tap = (tap_row + place.tap_row * next_row) * kernel_width + tap_column +
+                                place.tap_column * next_column;
+                const bool inside = place.tap < from.taps && column < per_group;
+                const long long filter = inside ? (long long)tap * per_group + column : 0;
+                copy_async16(target, w + filter * out_channels + from.first_channel + (inside ? place.channel : 0),
+                             inside);
+            } else {
+                Place each = place;
+                for (int j = 0; j < 4; j++, each.advance(from, 1)) {
+                    const int tap = (tap_row + each.tap_row * next_row) * kernel_width + tap_column +
+                                    each.tap_column * next_column;
+                    const bool inside = each.tap < from.taps && column < per_group;
+                    const long long filter = (long long)tap * per_group + column;
+                    target[j] = inside ? w[filter * out_channels + from.first_channel + each.channel] : 0.f;
                 }
             }
-            place.advance(from, SLICE);
-            loaded++;
         }
-        copy_async_commit();
-    };
-    for (int s = 0; s < STAGES - 1; s++) load();
-    for (int s = 0; s < slices; s++) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        load();
-        product.add(shared + s % STAGES * SIZE, shared + s % STAGES * SIZE + LEFT_SIZE);
-    }
-    copy_async_wait<0>();
-    __syncthreads();
-    product.store(shared);
-    __syncthreads();
+        place.advance(from, SLICE);
+    });
 
     const int here = min(ROWS, rows - first_row);
     const bool columns_by_four = channels % 4 == 0 && per_group % 4 == 0;
@@ -435,8 +270,8 @@ __device__ void convolve_dx(const float* dy, const float* w, float* dx, int n, i
     }
 }
 
-// The gradient of the filters over one part of the windows, in parts (splits, KH * KW * C / groups, O): blockIdx.z counts
-// groups and parts.  `sum_rows` adds the parts up.
+// The gradient of the filters over one part of the windows, in parts (splits, KH * KW * C / groups, O): blockIdx.z
+// counts groups and parts. `sum_rows` adds the parts up.
 template <int COLUMNS>
 __device__ void convolve_dw(const float* dy, const float* x, float* parts, int windows_per_part, int n, int height,
                             int width, int channels, int out_height, int out_width, int out_channels,
@@ -470,60 +305,41 @@ __device__ void convolve_dw(const float* dy, const float* x, float* parts, int w
     const int ahead = SLICE / out_width / out_height, rows_ahead = SLICE / out_width % out_height;
     const int columns_ahead = SLICE % out_width;
 
-    Product<ROWS, COLUMNS, 1, LEFT, RIGHT, 1> product;
-    product.clear();
     const int slices = (end - begin + SLICE - 1) / SLICE;
-    int loaded = 0;
-    auto load = [&]() {
-        if (loaded < slices) {
-            float* const left = shared + loaded % STAGES * SIZE;
-            float* const right = left + LEFT_SIZE;
-            const int first = begin + loaded * SLICE;
+    using Tile = Product<ROWS, COLUMNS, 1, LEFT, RIGHT, 1>;
+    multiply<Tile, LEFT_SIZE, SIZE>(shared, slices, [&](int s, float* left, float* right) {
+        const int first = begin + s * SLICE;
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float* const target = left + (threadIdx.x / 16 + 8 * i) * LEFT + threadIdx.x % 16 * 4;
-                const bool real = first + threadIdx.x / 16 + 8 * i < end;
-                if (by_four) {
-                    const int r = row[i] * stride_rows + row_offset, c = column[i] * stride_columns + column_offset;
-                    const bool inside = real && k < depth && (unsigned)r < (unsigned)height && (unsigned)c < (unsigned)width;
-                    const long long pixel = inside ? ((long long)picture[i] * height + r) * width + c : 0;
-                    copy_async16(target, x + pixel * channels + group * per_group + (inside ? channel : 0), inside);
-                } else {
-                    for (int e = 0; e < 4; e++) {
-                        const int t = (k + e) / per_group;
-                        const int r = row[i] * stride_rows + t / kernel_width * dilation_rows - pad_rows;
-                        const int c = column[i] * stride_columns + t % kernel_width * dilation_columns - pad_columns;
-                        const bool inside =
-                            real && k + e < depth && (unsigned)r < (unsigned)height && (unsigned)c < (unsigned)width;
-                        const long long pixel = ((long long)picture[i] * height + r) * width + c;
-                        target[e] = inside ? x[pixel * channels + group * per_group + (k + e) % per_group] : 0.f;
-                    }
+        for (int i = 0; i < 2; i++) {
+            float* const target = left + (threadIdx.x / 16 + 8 * i) * LEFT + threadIdx.x % 16 * 4;
+            const bool real = first + threadIdx.x / 16 + 8 * i < end;
+            if (by_four) {
+                const int r = row[i] * stride_rows + row_offset, c = column[i] * stride_columns + column_offset;
+                const bool inside = real && k < depth && (unsigned)r < (unsigned)height && (unsigned)c < (unsigned)width;
+                const long long pixel = inside ? ((long long)picture[i] * height + r) * width + c : 0;
+                copy_async16(target, x + pixel * channels + group * per_group + (inside ? channel : 0), inside);
+            } else {
+                for (int e = 0; e < 4; e++) {
+                    const int t = (k + e) / per_group;
+                    const int r = row[i] * stride_rows + t / kernel_width * dilation_rows - pad_rows;
+                    const int c = column[i] * stride_columns + t % kernel_width * dilation_columns - pad_columns;
+                    const bool inside =
+                        real && k + e < depth && (unsigned)r < (unsigned)height && (unsigned)c < (unsigned)width;
+                    const long long pixel = ((long long)picture[i] * height + r) * width + c;
+                    target[e] = inside ? x[pixel * channels + group * per_group + (k + e) % per_group] : 0.f;
                 }
-                picture[i] += ahead, row[i] += rows_ahead, column[i] += columns_ahead;
-                if (column[i] >= out_width) column[i] -= out_width, row[i]++;
-                if (row[i] >= out_height) row[i] -= out_height, picture[i]++;
             }
-            for (int e = threadIdx.x; e < SLICE * COLUMNS / 4; e += THREADS) {
-                const int m = first + e / (COLUMNS / 4), column = e % (COLUMNS / 4) * 4;
-                load_row(right + e / (COLUMNS / 4) * RIGHT + column,
-                         dy + (long long)(m < end ? m : 0) * out_channels + group * out_per_group,
-                         first_column + column, m < end ? out_per_group : 0, columns_by_four);
-            }
-            loaded++;
+            picture[i] += ahead, row[i] += rows_ahead, column[i] += columns_ahead;
+            if (column[i] >= out_width) column[i] -= out_width, row[i]++;
+            if (row[i] >= out_height) row[i] -= out_height, picture[i]++;
         }
-        copy_async_commit();
-    };
-    for (int s = 0; s < STAGES - 1; s++) load();
-    for (int s = 0; s < slices; s++) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        load();
-        product.add(shared + s % STAGES * SIZE, shared + s % STAGES * SIZE + LEFT_SIZE);
-    }
-    copy_async_wait<0>();
-    __syncthreads();
-    product.store(shared);
-    __syncthreads();
+        for (int e = threadIdx.x; e < SLICE * COLUMNS / 4; e += THREADS) {
+            const int m = first + e / (COLUMNS / 4), column = e % (COLUMNS / 4) * 4;
+            load_row(right + e / (COLUMNS / 4) * RIGHT + column,
+                     dy + (long long)(m < end ? m : 0) * out_channels + group * out_per_group,
+                     first_column + column, m < end ? out_per_group : 0, columns_by_four);
+        }
+    });
 
     const int here = min(ROWS, depth - first_row);
     for (int e = threadIdx.x; e < here * COLUMNS; e += THREADS) {

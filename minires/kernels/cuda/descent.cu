@@ -1,9 +1,9 @@
 // Stochastic gradient descent on all parameters in one launch.
 //
-// table (parameters, 4): where value, gradient and velocity (or 0) lie, and how many numbers each has.  chunks (blocks, 2):
-// which parameter a block works on, and which 1024 of its numbers.  scaling, for gradients of a loss that was multiplied so
-// that they do not vanish in half precision: the factor, steps since it last changed, steps skipped in a row, and whether
-// a gradient of this step is not finite.
+// table (parameters, 4): where value, gradient and velocity (or 0) lie, and how many numbers each has. chunks
+// (blocks, 2): which parameter a block works on, and which 1024 of its numbers. scaling, for gradients of a loss that
+// was multiplied so that they do not vanish in half precision: the factor, steps since it last changed, steps skipped
+// in a row, and whether a gradient of this step is not finite.
 
 // settings: learning rate, momentum, weight decay, Nesterov or not; on the device, so that a captured graph follows a
 // schedule.
@@ -29,7 +29,8 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// Note in scaling[3] whether a gradient is infinite or NaN.  Whoever writes, writes the same; `adjust_scaling` clears it.
+// Note in scaling[3] whether a gradient is infinite or NaN.  Whoever writes, writes the same; `adjust_scaling` clears
+// it.
 extern "C" __global__ void __launch_bounds__(256)
     find_overflow(const long long* table, const int* chunks, float* scaling) {
     const long long* const of = table + 4 * chunks[2 * blockIdx.x];

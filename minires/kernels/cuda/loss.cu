@@ -67,8 +67,8 @@ __device__ void cross_entropy_dx(const T* dlosses, const T* probabilities, const
 LOSSES(float)
 LOSSES(double)
 
-// sums += (rows * mean loss, how many rows have their largest logit elsewhere than at the label): one block, so that the
-// order is fixed.
+// sums += (rows * mean loss, how many rows have their largest logit elsewhere than at the label): one block, so that
+// the order is fixed.
 extern "C" __global__ void __launch_bounds__(256)
     track(const float* loss, const float* logits, const long long* labels, double* sums, int rows, int classes) {
     __shared__ int shared[256];

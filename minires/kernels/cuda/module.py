@@ -13,7 +13,7 @@ from ...backend import cupy
 from ...errors import ArgumentError
 
 SOURCES = ("common.cuh", "sums.cu", "pointwise.cu", "unroll.cu", "pool.cu", "norm.cu", "loss.cu", "descent.cu")
-CONVOLUTIONS = ("common.cuh", "conv.cu")  # compiled once for each precision that is used
+CONVOLUTIONS = ("common.cuh", "product.cuh", "conv.cu")  # compiled once for each precision that is used
 
 # what the operands of convolutions and products are rounded to on the tensor cores; sums and storage are float32
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")

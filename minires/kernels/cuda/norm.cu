@@ -1,7 +1,7 @@
 // Batch norm over pixels (P, C), C a multiple of four: a thread works on four neighbouring channels.
 
-// Sum over the lanes of a block, each of which has `value` for the same quad of channels, in a fixed order.  Lane 0 of
-// each quad has the result.  `shared` has a float4 for each thread.
+// Sum over the lanes of a block, each of which has `value` for the same quad of channels, in a fixed order.  Lane 0
+// of each quad has the result. `shared` has a float4 for each thread.
 __device__ __forceinline__ float4 sum_lanes(float4 value, float4* shared, int quads, int lanes) {
     shared[threadIdx.x] = value;
     __syncthreads();
@@ -15,8 +15,8 @@ __device__ __forceinline__ float4 sum_lanes(float4 value, float4* shared, int qu
     return total;
 }
 
-// From the moments of `blocks` parts of `per_block` pixels each (the last one may have fewer), as `convolve` gives them,
-// those of all pixels (Chan, Golub and LeVeque 1983), and the running ones moved towards them if there are any.
+// From the moments of `blocks` parts of `per_block` pixels each (the last one may have fewer), as `convolve` gives
+// them, those of all pixels (Chan, Golub and LeVeque 1983), and the running ones moved towards them if there are any.
 // 16 channels a block, 32 threads for each.
 extern "C" __global__ void __launch_bounds__(512)
     join_moments(const float* parts, int blocks, int per_block, int pixels, int channels, float* mean, float* var,
@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(512)
 
 __device__ __forceinline__ float scale_of(float gamma, float var, float eps) { return gamma / sqrtf(var + eps); }
 
-// y = gamma (x - mean) / std + beta, + residual and ReLU where asked.  The grid is a multiple of the quads of a pixel, so
-// that a thread stays with its channels.
+// y = gamma (x - mean) / std + beta, + residual and ReLU where asked.  The grid is a multiple of the quads of a
+// pixel, so that a thread stays with its channels.
 extern "C" __global__ void __launch_bounds__(256)
     batch_norm(const float* x, const float* gamma, const float* beta, const float* mean, const float* var, float eps,
                const float* residual, int relu, float* y, long long quads, int quads_per_pixel) {
@@ -92,9 +92,9 @@ __device__ __forceinline__ float4 masked(const float* dy, const float* y, long l
     return g;
 }
 
-// Sums over all pixels of g and of g (x - mean), and from them dbeta and dgamma.  blockIdx.x: up to 32 quads of channels,
-// blockIdx.y: a part of the pixels.  The block that is done last adds the parts (blocks, 2, C) up; `done` counts the
-// others and is 0 again afterwards.
+// Sums over all pixels of g and of g (x - mean), and from them dbeta and dgamma. blockIdx.x: up to 32 quads of
+// channels, blockIdx.y: a part of the pixels.  The block that is done last adds the parts (blocks, 2, C) up; `done`
+// counts the others and is 0 again afterwards.
 extern "C" __global__ void __launch_bounds__(256)
     batch_norm_sums(const float* dy, const float* y, const float* x, const float* mean, const float* var, float eps,
                     int pixels, int channels, int per_block, float* parts, float* sums, float* dgamma, float* dbeta,

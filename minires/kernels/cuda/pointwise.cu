@@ -15,11 +15,11 @@ extern "C" __global__ void __launch_bounds__(256)
     relu_dx(dy, y, dx, count);
 }
 
-// Crop, mirror and normalise pictures that lie on the device as bytes (all, H, W, C): out (rows, H, W, C).  The plan has
-// four numbers for each picture of each batch: which one, how far down and to the right its window begins, and whether it
-// is mirrored.  `batch` counts the batches, on the device too, so that a captured graph goes on by itself.  The mean
-// picture is subtracted where a pixel was; what lies outside is zero afterwards.  No fused multiply-add: the same bits as
-// NumPy's.
+// Crop, mirror and normalise pictures that lie on the device as bytes (all, H, W, C): out (rows, H, W, C).  The plan
+// has four numbers for each picture of each batch: which one, how far down and to the right its window begins, and
+// whether it is mirrored. `batch` counts the batches, on the device too, so that a captured graph goes on by itself.
+// The mean picture is subtracted where a pixel was; what lies outside is zero afterwards.  No fused multiply-add: the
+// same bits as NumPy's.
 extern "C" __global__ void __launch_bounds__(256)
     augment(const unsigned char* pictures, const int* plan, const long long* batch, int batch_size, const float* mean,
             float scale, int padding, float* out, long long count, int height, int width, int channels) {

@@ -1,6 +1,8 @@
-// Sums over rows, in two stages: CuPy gives a reduction to C numbers as many blocks as there are results, 16 channels one.
+// Sums over rows, in two stages: CuPy gives a reduction to C numbers as many blocks as there are results, 16 channels
+// one.
 
-// in (rows, columns) -> out (ceil(rows / per_block), columns): each block adds up 32 columns of `per_block` rows in 8 lanes.
+// in (rows, columns) -> out (ceil(rows / per_block), columns): each block adds up 32 columns of `per_block` rows in 8
+// lanes.
 template <class T>
 __device__ void sum_rows(const T* in, T* out, long long rows, int columns, long long per_block) {
     __shared__ T shared[8][33];

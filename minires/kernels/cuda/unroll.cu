@@ -1,7 +1,7 @@
 // im2col and its adjoint, in the order of the reference: columns (N, OH, OW, KH, KW, C), one thread a number.
 //
-// The adjoint gathers: a pixel collects from every window that saw it, in a fixed order, so that no two threads add to
-// the same place and two runs give the same bits.
+// The adjoint gathers: a pixel collects from every window that saw it, in a fixed order, so that no two threads add
+// to the same place and two runs give the same bits.
 
 template <class T>
 __device__ void unroll(const T* x, T* columns, long long count, int height, int width, int channels, int out_height,
