@@ -183,7 +183,7 @@ def test_info_where_there_is_nothing(tmp_path):
     assert [found.name for found in info(tmp_path / "nowhere")] == ["digits"]
 
 
-@pytest.mark.parametrize("content", [b"letter", gzip.compress(b"letter")])
+@pytest.mark.parametrize("content", [b"letter", gzip.compress(b"letter")], ids=["plain", "gzip"])
 def test_info_on_a_file_of_another_kind(tmp_path, content):
     (tmp_path / "letter.txt").write_bytes(content)
     unknown = info(tmp_path / "letter.txt")[-1]
