@@ -72,13 +72,13 @@ def tensors_on_the_gpu(patch):
 
 def few_entries(patch):
     """Measure a handful of entries of each input in a gradcheck: each takes two passes, and the stand-in is slow."""
-    check = importlib.import_module("minires.gradcheck.check")
-    measure = check._check_input
+    examine = importlib.import_module("minires.gradcheck.examine")
+    measure = examine.check_input
 
-    def fewer(name, probe, grad, rng, rtol, entries, zero):
-        return measure(name, probe, grad, rng, rtol, min(entries or _ENTRIES, _ENTRIES), zero)
+    def fewer(name, probe, gradient, rng, rtol, entries, zero, method):
+        return measure(name, probe, gradient, rng, rtol, min(entries or _ENTRIES, _ENTRIES), zero, method)
 
-    patch.setattr(check, "_check_input", fewer)
+    patch.setattr(examine, "check_input", fewer)
 
 
 def _moved(value):

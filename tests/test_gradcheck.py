@@ -40,8 +40,12 @@ def test_right_backwards_pass(operation):
         gradcheck(function(forward, backward), point(operation, seed), seed).assert_ok()
 
 
+# the engine itself stops at a gradient of the wrong shape, see below
+WITH_RIGHT_SHAPES = [m for m in CATALOGUE if m.mistake != "not summed over the broadcast axis"]
+
+
 @pytest.mark.parametrize(
-    ("operation", "mistake", "backward", "hint"), CATALOGUE, ids=[f"{m[0]}: {m[1]}" for m in CATALOGUE]
+    ("operation", "mistake", "backward", "hint"), WITH_RIGHT_SHAPES, ids=[f"{m[0]}: {m[1]}" for m in WITH_RIGHT_SHAPES]
 )
 def test_wrong_backwards_fail(operation, mistake, backward, hint):
     forward = OPERATIONS[operation][0]
@@ -499,13 +503,13 @@ def test_the_point_is_put_back_when_the_forward_pass_fails(rng):
 
     def fn(x):
         calls.append(x.numpy().copy())
-        if len(calls) == 4:  # recorded, repeated, above; then below
+        if len(calls) == 5:  # alone, recorded, repeated, above; then below
             raise RuntimeError("out of memory")
         return x * x
 
     held = {}
     with pytest.raises(RuntimeError, match="out of memory"):
-        gradcheck(lambda x: fn(held.setdefault("x", x)), {"x": rng.standard_normal(3)})
+        gradcheck(lambda x: fn(held.setdefault("x", x)), {"x": rng.standard_normal(3)}, max_entries=3)
     np.testing.assert_array_equal(held["x"].numpy(), calls[0])
 
 

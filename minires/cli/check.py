@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError
-from ..gradcheck import gradcheck
+from ..gradcheck import Report, gradcheck
+from ..gradcheck.file import check_file
 from ..models.blocks import SHORTCUTS
 from ..nn import BatchNorm2d
 from ..tensor import Tensor
@@ -22,11 +24,12 @@ def add(commands: Any) -> None:
     """Enter the command."""
     parser = commands.add_parser(
         "gradcheck",
-        help="check the gradients of a network",
-        description="Compare every parameter's gradient with central differences, in float64, in training mode.",
+        help="check the gradients of a network, or of the functions in a file",
+        description="Compare gradients with differences of the forward pass, in float64: every parameter of a network "
+        "in training mode, or the pairs of functions that INPUTS in a Python file names.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="resnetN or plainN")
+    parser.add_argument("model", metavar="MODEL|FILE.py", nargs="?", help="resnetN, plainN or a Python file")
     parser.add_argument("--self-test", action="store_true", help="try the checker itself on a catalogue of mistakes")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures (9, or 33 for resnet18 to 152)")
     parser.add_argument("--batch", type=int, default=3, help="how many pictures (3)")
@@ -41,10 +44,12 @@ def run(options: argparse.Namespace) -> int:
     if options.self_test:
         return _self_test()
     if options.model is None:
-        raise ArgumentError("gradcheck needs the name of a network, such as resnet20, or --self-test.")
+        raise ArgumentError("gradcheck needs the name of a network, such as resnet20, a Python file, or --self-test.")
     for name, least in (("size", 1), ("batch", 1), ("entries", 1), ("seed", 0)):
         if getattr(options, name) is not None and getattr(options, name) < least:
             raise ArgumentError(f"--{name} must be at least {least}, got {getattr(options, name)}.")
+    if options.model.endswith(".py"):
+        return _check_file(Path(options.model), options.seed)
     model, usual_size = model_and_size(options.model, {"shortcut": options.shortcut} if options.shortcut else {})
     rng = np.random.default_rng(options.seed)
     for module in model.modules():
@@ -67,6 +72,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("some gradients are wrong: see above")
     return 1
+
+
+def _check_file(path: Path, seed: int) -> int:
+    """Print a report of each pair of functions in a file; exit status 1 unless all are right."""
+    passed = True
+    for name, outcome in check_file(path, seed):
+        passed &= isinstance(outcome, Report) and outcome.ok
+        print(outcome if isinstance(outcome, Report) else f"gradcheck {name}   {outcome}", end="\n\n")
+    print("all gradients agree" if passed else "some gradients are wrong or not there: see above")
+    return 0 if passed else 1
 
 
 def _self_test() -> int:

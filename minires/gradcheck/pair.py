@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..tensor import Function, Tensor
-from .check import gradcheck
+from ..tensor import Tensor
+from .examine import Settings, examine
 from .report import Report
 
 
 def gradcheck_fn(
     forward: Callable[..., Any],
-    backward: Callable[..., Mapping[str, Any]],
+    backward: Callable[..., Any],
     inputs: Mapping[str, Any],
     seed: int = 0,
     rtol: float = 1e-6,
     max_entries: int | None = None,
     zero: Collection[str] = (),
     name: str | None = None,
+    method: str = "auto",
 ) -> Report:
-    """Compare a backward pass in plain NumPy with central differences of its forward pass, and say what is wrong.
+    """Compare a backward pass in plain NumPy with differences of its forward pass, and say what is wrong.
 
         def forward(x, w):
             return np.maximum(x @ w, 0)
@@ -38,86 +39,102 @@ def gradcheck_fn(
     Args:
         forward: called with all inputs by name, ``forward(**inputs)``, returns an array.
         backward: called as ``backward(dy, **inputs)`` with dL/d(output), returns the gradient of every floating-point
-            input in a dict by name.
+            input in a dict by name; or in a tuple in the order of ``inputs``; or, of a single input, the array.
         inputs: arrays by name.  Floating-point ones are copied as float64 and checked; others, such as labels, are
             passed on.
         seed, rtol, max_entries, zero, name: as for `gradcheck`.
+        method: "auto" measures with a complex step where the forward pass can be run on complex numbers, with large
+            steps where it is affine, and else with central differences; "central" or "complex step" insists.
 
     Returns:
         a `Report`.  A gradient that is left out, of the wrong shape or not of numbers fails with a sentence of its own.
 
     Raises:
-        ArgumentError: backward returns no dict or names what is not an input; and as for `gradcheck`.
+        ArgumentError: backward returns something else or names what is not an input; and as for `gradcheck`.
     """
-    name = name or str(getattr(backward, "__name__", "backward"))
-    given = {n: v.numpy() if isinstance(v, Tensor) else v for n, v in inputs.items()}
-    arrays = {n: np.asarray(v) if isinstance(v, float | list) else v for n, v in given.items()}
-    checked = [n for n, v in arrays.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
-    others = {n: v for n, v in arrays.items() if n not in checked}
-    wrong: dict[
-        str, tuple[str, np.ndarray | None]
-    ] = {}  # what is the matter with a gradient, and it, if it is an array
-    upstream_changed = False
-
-    class Pair(Function):
-        @staticmethod
-        def forward(ctx, *values):
-            ctx.save_for_backward(*values)
-            result = forward(**dict(zip(checked, values, strict=True)), **others)
-            if any(result is v for v in values):
-                result = result.copy()  # the engine takes it for a view of its input
-            return np.asarray(result, np.float64)
-
-        @staticmethod
-        def backward(ctx, dy):
-            nonlocal upstream_changed
-            values = dict(zip(checked, ctx.saved, strict=True))
-            own = np.array(dy)  # whatever happens to it
-            grads = backward(own, **values, **others)
-            upstream_changed |= not np.array_equal(own, dy, equal_nan=True)
-            _check_names(name, grads, checked, others)
-            return tuple(_of_input(n, grads.get(n), values[n], wrong) for n in checked)
-
-    def fn(**call: Any) -> Tensor:
-        return Pair.apply(*(call[n] for n in checked))
-
-    report = gradcheck(fn, {n: arrays[n] for n in checked}, seed, rtol, max_entries, zero, name)
-    for n, (problem, grad) in wrong.items():
+    passes = _Plain(forward, backward, inputs, name or str(getattr(backward, "__name__", "backward")))
+    report = examine(passes, Settings(seed, rtol, max_entries, zero, method))
+    for n, (problem, grad) in passes.wrong.items():
         report[n].verdict, report[n].note = "FAIL", problem
         report[n].hints = [] if grad is None else _summed(grad, report[n].numeric)
         report[n].worst = None
-    if upstream_changed:
-        for found in report.inputs.values():
-            found.verdict = "FAIL"
-            found.note = "backward changed dy in place, which belongs to the operation above. Work on a copy."
     return report
 
 
-def _check_names(name: str, grads: Any, checked: list[str], others: Mapping[str, Any]) -> None:
-    if not isinstance(grads, Mapping):
-        raise ArgumentError(
-            f"{name} returned {type(grads).__name__}; it must return a dict with the gradient of each input by name, "
-            f"{{{', '.join(f'{n!r}: d{n}' for n in checked)}}}."
-        )
-    unknown = [n for n in grads if n not in checked and n not in others]
-    if unknown:
-        raise ArgumentError(
-            f"{name} returned a gradient for {unknown[0]!r}, which is no input; the inputs are {', '.join(checked)}."
-        )
+class _Plain:
+    """Passes that are two functions of arrays.
 
+    Attributes:
+        wrong: by name of an input, what is the matter with its gradient, and the gradient if it is an array.
+    """
 
-def _of_input(name: str, grad: Any, value: np.ndarray, wrong: dict[str, Any]) -> np.ndarray | None:
-    """The gradient as float64; None, and a sentence in ``wrong`` the first time, if it is not one of this input."""
-    if grad is None:
-        return None
-    grad = np.asarray(grad)
-    if grad.dtype.kind not in "fiub":
-        wrong.setdefault(name, (f"its gradient holds {grad.dtype}, not numbers.", None))
-        return None
-    if grad.shape != value.shape:
-        wrong.setdefault(name, (f"its gradient has shape {grad.shape}, but {name} has shape {value.shape}.", grad))
-        return None
-    return grad.astype(np.float64)  # a copy: backward may return one of its inputs
+    def __init__(self, forward: Callable, backward: Callable, inputs: Mapping[str, Any], name: str) -> None:
+        self.name, self.upstream_changed = name, False
+        self.wrong: dict[str, tuple[str, np.ndarray | None]] = {}
+        self._forward, self._backward = forward, backward
+        given = {n: v.numpy() if isinstance(v, Tensor) else v for n, v in inputs.items()}
+        values = {n: np.asarray(v) if isinstance(v, float | list) else v for n, v in given.items()}
+        self.arrays = {
+            n: v.astype(np.float64) for n, v in values.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"
+        }
+        self._others = {n: v for n, v in values.items() if n not in self.arrays}
+        self._order = list(inputs)
+
+    def _call(self, **instead: np.ndarray) -> dict[str, Any]:
+        values = {**self.arrays, **self._others, **instead}
+        return {n: values[n] for n in self._order}
+
+    def forward(self) -> np.ndarray:
+        return np.array(self._forward(**self._call()), np.float64)  # a copy: it may return one of its inputs
+
+    def complex_forward(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: np.asarray(self._forward(**self._call(**{name: x})))
+
+    def backward(self, dy: np.ndarray, times: int = 1) -> dict[str, np.ndarray | None]:
+        total: dict[str, np.ndarray | None] = {}
+        for _ in range(times):
+            own = dy.copy()  # whatever happens to it
+            grads = self._by_name(self._backward(own, **self._call()))
+            self.upstream_changed |= not np.array_equal(own, dy, equal_nan=True)
+            for n in self.arrays:
+                grad, before = self._of_input(n, grads.get(n)), total.get(n)
+                total[n] = grad if before is None or grad is None else before + grad
+        return total
+
+    def _by_name(self, grads: Any) -> Mapping[str, Any]:
+        """What backward returned, by the name of the input."""
+        checked = list(self.arrays)
+        if isinstance(grads, tuple) and len(grads) in (len(checked), len(self._order)):
+            return dict(zip(checked if len(grads) == len(checked) else self._order, grads, strict=True))
+        if isinstance(grads, np.ndarray | np.generic) and len(checked) == 1:
+            return {checked[0]: grads}
+        if not isinstance(grads, Mapping):
+            what = f"a tuple of {len(grads)}" if isinstance(grads, tuple) else type(grads).__name__
+            raise ArgumentError(
+                f"{self.name} returned {what}; it must return a dict with the gradient of each input by name, "
+                f"{{{', '.join(f'{n!r}: d{n}' for n in checked)}}}."
+            )
+        unknown = [n for n in grads if n not in self._order]
+        if unknown:
+            raise ArgumentError(
+                f"{self.name} returned a gradient for {unknown[0]!r}, which is no input; the inputs are "
+                f"{', '.join(checked)}."
+            )
+        return grads
+
+    def _of_input(self, name: str, grad: Any) -> np.ndarray | None:
+        """The gradient as float64; None, and a sentence in ``wrong`` the first time, if it is not one of this input."""
+        if grad is None:
+            return None
+        grad, shape = np.asarray(grad), self.arrays[name].shape
+        if grad.dtype.kind not in "fiub":
+            self.wrong.setdefault(name, (f"its gradient holds {grad.dtype}, not numbers.", None))
+            return None
+        if grad.shape != shape:
+            problem = f"its gradient has shape {grad.shape}, but {name} has shape {shape}."
+            self.wrong.setdefault(name, (problem, np.array(grad, np.float64)))
+            return None
+        return grad.astype(np.float64)  # a copy: backward may return one of its inputs
 
 
 def _summed(grad: np.ndarray, numeric: np.ndarray) -> list[str]:

@@ -43,7 +43,7 @@ def draw(report: Report) -> Any:
             )
             ax.set_title(f"{found.name} {found.shape}: {name}" if name == "yours" else name, loc="left", fontsize=9)
         figure.colorbar(image, ax=list(axes[:2]), shrink=0.9)
-        errors = np.clip(_errors(found), 1e-12, 1)
+        errors = np.clip(found.errors, 1e-12, 1)
         image = axes[2].imshow(_flat(errors), errors_map, norm=LogNorm(1e-12, 1), aspect="auto", interpolation="none")
         axes[2].set_title(textwrap.fill(_said(found), _WIDE), loc="left", fontsize=9)
         figure.colorbar(image, ax=axes[2], shrink=0.9)
@@ -56,15 +56,6 @@ def draw(report: Report) -> Any:
 def _said(found: InputReport) -> str:
     text = next(iter(found.hints), found.note)
     return f"{found.verdict}, relative error{': ' if text else ''}{text}"
-
-
-def _errors(found: InputReport) -> np.ndarray:
-    """|a - n| / max(|a|, |n|, 0.001 max|n|); 1 where yours is not a number, NaN where nothing was measured."""
-    a, n = found.analytic, found.numeric
-    floor = 1e-3 * float(np.nanmax(np.abs(n), initial=0.0)) or 1.0
-    finite = np.where(np.isfinite(a), a, 0)
-    errors = np.abs(finite - n) / np.maximum(np.maximum(np.abs(finite), np.abs(n)), floor)
-    return np.where(np.isfinite(a) | np.isnan(n), errors, 1.0)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

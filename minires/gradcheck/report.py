@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,11 @@ class InputReport:
             so nothing was checked); "inconclusive" (too many entries lie at a kink).
         analytic: the gradient of the backward pass, of the input's shape.
         numeric: the measured one, NaN where it was not measured.
+        method: how it was measured: "central" differences, "complex step", or "affine" where the result is a linear
+            function of the input plus a constant, so that any difference is exact.
         checked: how many entries were measured.
+        directions: along how many random directions the whole input was moved as well.
+        adjoint: of an affine input, the relative error of <A d, dy> = <d, A^T dy>; None of others.
         kinks: entries at which no difference can judge.
         error: the largest relative error |a - n| / max(|a|, |n|, 0.001 max|n|), kinks left out.
         norm_error: |a - n| / |n| over all measured entries, kinks left out.
@@ -39,7 +44,10 @@ class InputReport:
     verdict: str
     analytic: np.ndarray
     numeric: np.ndarray
+    method: str = "central"
     checked: int = 0
+    directions: int = 0
+    adjoint: float | None = None
     kinks: list[tuple[int, ...]] = field(default_factory=list)
     error: float = 0.0
     norm_error: float = 0.0
@@ -52,10 +60,36 @@ class InputReport:
         """Whether the gradient is right wherever it was measured."""
         return self.verdict == "ok"
 
+    @property
+    def errors(self) -> np.ndarray:
+        """The relative error of every entry, as in ``error``: infinite where the gradient is no number, NaN where
+        nothing was measured or at a kink.
+        """
+        largest = np.nanmax(np.abs(self.numeric), initial=0.0)
+        finite = np.isfinite(self.analytic)
+        a = np.where(finite, self.analytic, 0.0)
+        floor = np.maximum(np.maximum(np.abs(a), np.abs(self.numeric)), max(1e-3 * largest, 1e-300))
+        errors = np.where(finite | np.isnan(self.numeric), np.abs(a - self.numeric) / floor, np.inf)
+        for kink in self.kinks:
+            errors[kink] = np.nan
+        return errors
+
+    def worst_entries(self, count: int = 5) -> list[tuple[tuple[int, ...], float, float, float]]:
+        """The entries with the largest errors, as (index, yours, measured, relative error)."""
+        errors = np.where(np.isnan(self.errors), -1.0, self.errors).reshape(-1)
+        order = [int(i) for i in np.argsort(-errors, kind="stable")[:count] if errors[i] >= 0]
+        indices = [tuple(int(i) for i in np.unravel_index(at, self.shape)) for at in order]
+        return [
+            (i, float(self.analytic[i]), float(self.numeric[i]), float(errors[at]))
+            for i, at in zip(indices, order, strict=True)
+        ]
+
     def __str__(self) -> str:
         size = int(np.prod(self.shape))
         line = f"  {self.name:<10} {self.shape!s:<16} {self.verdict:<12} max rel {self.error:.1e}"
         line += f"  norm rel {self.norm_error:.1e}  {self.checked}/{size} entries"
+        line += f" and {self.directions} directions" if self.directions else ""
+        line += f", {self.method}" if self.checked else ""
         if self.kinks:
             at = ", ".join(f"[{', '.join(map(str, k))}]" for k in self.kinks[:3]) + ("..." if self.kinks[3:] else "")
             line += f"\n{'':13}{len(self.kinks)} at a kink, where no difference can judge: {at}"
@@ -99,6 +133,23 @@ class Report:
             raise GradientError(str(self))
         return self
 
+    def to_json(self) -> str:
+        """The report as JSON: everything but the gradients themselves, with the five worst entries of each input."""
+        inputs = {
+            n: {
+                "shape": list(r.shape), "verdict": r.verdict, "method": r.method, "checked": r.checked,
+                "directions": r.directions, "adjoint": r.adjoint, "kinks": [list(k) for k in r.kinks],
+                "error": _number(r.error), "norm_error": _number(r.norm_error), "note": r.note, "hints": r.hints,
+                "worst": [
+                    {"index": list(i), "yours": _number(a), "measured": _number(m), "error": _number(e)}
+                    for i, a, m, e in r.worst_entries()
+                ],
+            }
+            for n, r in self.inputs.items()
+        }  # fmt: skip
+        whole = {"name": self.name, "ok": self.ok, "seed": self.seed, "rtol": self.rtol, "inputs": inputs}
+        return json.dumps(whole, allow_nan=False)
+
     def plot(self) -> Any:
         """A matplotlib Figure of each input that failed: your gradient, the measured one, and the error with the hint.
 
@@ -109,6 +160,10 @@ class Report:
         return draw(self)
 
     def __str__(self) -> str:
-        how = f"float64, central differences, upstream random, seed {self.seed}, rtol {self.rtol:g}"
-        head = f"gradcheck {self.name}   {how}"
+        head = f"gradcheck {self.name}   float64, upstream random, seed {self.seed}, rtol {self.rtol:g}"
         return "\n".join([head, *map(str, self.inputs.values())])
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinities."""
+    return value if np.isfinite(value) else str(value)

@@ -19,10 +19,16 @@ from .operations import (
     conv_backward,
     conv_dw,
     conv_dx,
+    grouped_backward,
     layer_norm_backward,
     moments,
+    padded,
+    projected_backward,
     residual_backward,
+    same_conv_backward,
+    same_conv_dcolumns,
     scatter,
+    slope,
     softmax,
     winners,
 )
@@ -52,6 +58,24 @@ def with_conv_dx(formula):
 def with_conv_dw(formula):
     """A convolution's backward whose dw is ``formula(dy, x)`` and whose other two are right."""
     return lambda dy, x, w, b: (conv_dx(dy, x, w), formula(dy, x), dy.sum(BATCH))
+
+
+def assigned(parts, shape, stride):
+    """`scatter` with = for +=: where windows overlap the last one wins."""
+    dx, (rows, columns) = np.zeros(shape), parts.shape[1:3]
+    for u, v in np.ndindex(parts.shape[4:]):
+        dx[:, u : u + stride * rows : stride, v : v + stride * columns : stride] = parts[..., u, v]
+    return dx
+
+
+def with_same_conv_dx(formula):
+    """A padded convolution's backward whose dx is ``formula(what each window gets, x)`` and whose dw is right."""
+    return lambda dy, x, w: (formula(same_conv_dcolumns(dy, w), x), same_conv_backward(dy, x, w)[1])
+
+
+def with_projected_dx(formula):
+    """The backward of a block with a projection whose dx is ``formula(dy, x, w, ws)`` and whose rest is right."""
+    return lambda dy, x, w, ws: (formula(dy, x, w, ws), *projected_backward(dy, x, w, ws)[1:])
 
 
 def with_share(share):
@@ -106,6 +130,7 @@ CATALOGUE = [
     Mutant("multiply", "upstream gradient averaged", lambda dy, a, b: (dy.mean() * b, dy.mean() * a), "the mean of dy"),
     Mutant("multiply", "a factor of two", lambda dy, a, b: (2 * dy * b, dy * a), "2 times too large"),
     Mutant("multiply", "half of it", lambda dy, a, b: (dy * b, dy * a / 2), "2 times too small"),
+    Mutant("bias", "not summed over the broadcast axis", lambda dy, x, b: (dy, dy), "sum it over axis 0"),
     Mutant("bias", "wrong axis on a square", lambda dy, x, b: (dy, dy.sum(1)), "summed over axis 1 instead of axis 0"),
     Mutant("bias", "mean for sum", lambda dy, x, b: (dy, dy.mean(0)), "N .*= 4 times too small"),
     Mutant("bias", "first row only", lambda dy, x, b: (dy, dy[0]), "the first of dy along axis 0"),
@@ -126,7 +151,7 @@ CATALOGUE = [
     Mutant("relu", "guided backpropagation", lambda dy, x: dy * (x > 0) * (dy > 0), "a mask made from dy"),
     Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "just where x is positive"),
     Mutant("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01), "just where x is negative"),
-    Mutant("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x)), None),
+    Mutant("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x)), r"dy \(1 - y\^2\), as of tanh"),
     Mutant(
         "softmax", "diagonal only", lambda dy, x: dy * softmax(x) * (1 - softmax(x)), "must sum to zero along axis 1"
     ),
@@ -152,9 +177,25 @@ CATALOGUE = [
     ),
     Mutant("cross entropy", "sign", lambda dy, x: dy * (ONE_HOT - softmax(x)) / 3, "the sign is wrong"),
     Mutant("cross entropy", "one-hot forgotten", lambda dy, x: dy * softmax(x) / 3, "must sum to zero along axis 1"),
+    Mutant(
+        "cross entropy",
+        "softmax over the batch",
+        lambda dy, x: dy * (softmax(x.T).T - ONE_HOT) / 3,
+        "must sum to zero along axis 1",
+    ),
     Mutant("cross entropy", "upstream gradient dropped", lambda dy, x: (softmax(x) - ONE_HOT) / 3, "not linear in dy"),
-    Mutant("conv", "kernel flipped in dx", with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w[::-1, ::-1])), None),
-    Mutant("conv", "channels swapped in dx", with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w.swapaxes(2, 3))), None),
+    Mutant(
+        "conv",
+        "kernel flipped in dx",
+        with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w[::-1, ::-1])),
+        r"right with w\[::-1, ::-1\]",
+    ),
+    Mutant(
+        "conv",
+        "channels swapped in dx",
+        with_conv_dx(lambda dy, x, w: conv_dx(dy, x, w.swapaxes(2, 3))),
+        "input and output channels of w, .* exchanged",
+    ),
     Mutant(
         "conv",
         "dx shifted",
@@ -180,6 +221,46 @@ CATALOGUE = [
         "db averaged over pixels",
         lambda dy, *a: (*conv_backward(dy, *a)[:2], dy.mean((1, 2)).sum(0)),
         "OH OW .*= 6 times too small",
+    ),
+    Mutant(
+        "conv",
+        "overlaps overwritten",
+        with_conv_dx(lambda dy, x, w: assigned(np.einsum("nijo,uvco->nijcuv", dy, w), x.shape, 2)),
+        r"\+= instead of =",
+    ),
+    Mutant(
+        "conv",
+        "stride ignored",
+        with_conv_dx(lambda dy, x, w: scatter(np.einsum("nijo,uvco->nijcuv", dy, w), x.shape, 1)),
+        "nothing arrives from 5 on along axis 1: is the stride left out",
+    ),
+    Mutant("conv", "db missing", lambda dy, *a: (*conv_backward(dy, *a)[:2], np.zeros(3)), "zero everywhere"),
+    Mutant(
+        "padded conv",
+        "padding cut off at the wrong end",
+        with_same_conv_dx(lambda parts, x: scatter(parts, padded(x).shape, 1)[:, :-2, :-2]),
+        "the padding is cut off in the wrong place",
+    ),
+    Mutant(
+        "padded conv",
+        "overlaps overwritten",
+        with_same_conv_dx(lambda parts, x: assigned(parts, padded(x).shape, 1)[:, 1:-1, 1:-1]),
+        r"\+= instead of =",
+    ),
+    Mutant(
+        "grouped conv",
+        "groups exchanged",
+        lambda dy, x, w: (
+            grouped_backward(dy, x, w)[0],
+            grouped_backward(dy, x, w)[1][::-1],
+        ),
+        "two halves along axis 0 are exchanged",
+    ),
+    Mutant(
+        "grouped conv",
+        "matrices of the groups exchanged",
+        lambda dy, x, w: (grouped_backward(dy, x, w[::-1])[0], grouped_backward(dy, x, w)[1]),
+        "two halves of w along axis 0 exchanged",
     ),
     Mutant("max pool", "to every cell", with_share(lambda x: np.ones((3, 3))), "dy arrives 9 times"),
     Mutant("max pool", "shared by all cells", with_share(lambda x: np.full((3, 3), 1 / 9)), "at the wrong places"),
@@ -214,13 +295,13 @@ CATALOGUE = [
         r"the term xhat mean\(dy xhat\) is missing",
     ),
     Mutant("batch norm", "constants", with_dx(lambda dy, x, g, s, xhat: g / s * dy), "the means of dy and of dy xhat"),
-    Mutant("batch norm", "eps omitted", with_dx(without_eps), None),
-    Mutant("batch norm", "biased and unbiased mixed", with_dx(with_unbiased_variance), None),
+    Mutant("batch norm", "eps omitted", with_dx(without_eps), "made with eps = 0"),
+    Mutant("batch norm", "biased and unbiased mixed", with_dx(with_unbiased_variance), "with the unbiased variance"),
     Mutant(
         "batch norm",
         "means over N only",
         with_dx(lambda dy, x, g, s, xhat: g / s * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))),
-        None,
+        r"over the axes \(0,\) and should be over \(0, 1, 2\)",
     ),
     Mutant(
         "batch norm",
@@ -252,6 +333,12 @@ CATALOGUE = [
         lambda dy, x, g, b: (batch_norm_dx(dy, x, g), (dy * x).sum(BATCH), dy.sum(BATCH)),
         "x must be normalised first",
     ),
+    Mutant(
+        "batch norm",
+        "dgamma not divided by the deviation",
+        lambda dy, x, g, b: (batch_norm_dx(dy, x, g), (dy * (x - x.mean(BATCH))).sum(BATCH), dy.sum(BATCH)),
+        "divide by the standard deviation",
+    ),
     Mutant("layer norm", "wrong axis", lambda dy, x: layer_norm_backward(dy, x, 0), "must sum to zero along axis 1"),
     Mutant(
         "residual",
@@ -262,6 +349,24 @@ CATALOGUE = [
     Mutant("residual", "the skip twice", with_residual_dx(lambda dy, dx: dx + dy), "the skip is counted twice"),
     Mutant("residual", "branch dropped", with_residual_dx(lambda dy, dx: dy), "or of the branch, is missing"),
     Mutant(
+        "projection shortcut",
+        "path through the projection dropped",
+        with_projected_dx(lambda dy, x, w, ws: (dy * slope(x, w)) @ w.T),
+        r"add dy @ ws\.T",
+    ),
+    Mutant(
+        "projection shortcut",
+        "path through the projection twice",
+        with_projected_dx(lambda dy, x, w, ws: (dy * slope(x, w)) @ w.T + 2 * dy @ ws.T),
+        "through ws is counted twice",
+    ),
+    Mutant(
+        "projection shortcut",
+        "branch dropped",
+        with_projected_dx(lambda dy, x, w, ws: dy @ ws.T),
+        r"only what comes back through ws",
+    ),
+    Mutant(
         "subsample and pad",
         "channels from the end",
         lambda dy, x: scatter(dy[..., 2:, None, None], x.shape, 2),
@@ -271,7 +376,7 @@ CATALOGUE = [
         "subsample and pad",
         "copied to the pixels left out",
         lambda dy, x: dy[..., :2].repeat(2, 1).repeat(2, 2)[:, :5],
-        None,
+        "something goes to what the forward pass does not use",
     ),
     Mutant(
         "concatenate",
@@ -290,11 +395,16 @@ CATALOGUE = [
     Mutant("average pool", "not divided", averaged_pool(1), "k.2 of a 2 x 2 window.*= 4 times too large"),
     Mutant("average pool", "divided by k", averaged_pool(1 / 2), "2 times too large"),
     Mutant("average pool", "divided twice", averaged_pool(1 / 16), "k.2 of a 2 x 2 window.*= 4 times too small"),
-    Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, None),
+    Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, "a mask is missing"),
     Mutant("dropout", "not scaled by 1 / (1 - p)", lambda dy, x: dy * KEPT, r"1\.66667 times too small"),
-    Mutant("dropout", "another mask", lambda dy, x: dy * ~KEPT / 0.6, None),
+    Mutant("dropout", "another mask", lambda dy, x: dy * ~KEPT / 0.6, "the mask of something else"),
     Mutant("mean", "not divided", lambda dy, x: np.broadcast_to(dy, x.shape), "N = 5 times too large"),
-    Mutant("mean", "only into the first row", lambda dy, x: np.pad(dy[None], ((0, 4), (0, 0))), None),
+    Mutant(
+        "mean",
+        "only into the first row",
+        lambda dy, x: np.pad(dy[None], ((0, 4), (0, 0))),
+        "to one place along axis 0",
+    ),
     Mutant("lookup", "= for +=", overwritten_lookup, "it is wrong only at 2 along axis 0"),
     Mutant("scaled product", "scale forgotten", lambda dy, q, k: (dy @ k, dy.T @ q / 3), "3 times too large"),
     Mutant("scaled product", "scale squared", lambda dy, q, k: (dy @ k / 9, dy.T @ q / 3), "3 times too small"),

@@ -41,6 +41,35 @@ def conv_backward(dy, x, w, b):
     return conv_dx(dy, x, w), conv_dw(dy, x), dy.sum((0, 1, 2))
 
 
+def padded(x):
+    return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def same_conv(x, w):
+    return np.einsum("nijcuv,uvco->nijo", windows(padded(x), 3, 1), w)
+
+
+def same_conv_dcolumns(dy, w):
+    """What each window of the padded picture gets back."""
+    return np.einsum("nijo,uvco->nijcuv", dy, w)
+
+
+def same_conv_backward(dy, x, w):
+    dx = scatter(same_conv_dcolumns(dy, w), padded(x).shape, 1)[:, 1:-1, 1:-1]
+    return dx, np.einsum("nijcuv,nijo->uvco", windows(padded(x), 3, 1), dy)
+
+
+def grouped(x, w):
+    """A 1x1 convolution in two groups: the first half of the channels has the first matrix."""
+    return np.concatenate([half @ w[i] for i, half in enumerate(np.split(x, 2, -1))], -1)
+
+
+def grouped_backward(dy, x, w):
+    halves = list(zip(np.split(dy, 2, -1), np.split(x, 2, -1), strict=True))
+    dx = [d @ w[i].T for i, (d, _) in enumerate(halves)]
+    return np.concatenate(dx, -1), np.stack([np.einsum("nijc,nijo->co", half, d) for d, half in halves])
+
+
 def max_pool(x):
     return windows(x, 3, 2).max((4, 5))
 
@@ -93,6 +122,16 @@ def cross_entropy(x):
 
 def residual(x, w):
     return x + np.tanh(x @ w)
+
+
+def projected(x, w, ws):
+    """A block with a projection shortcut, eq. 2 of He et al. 2015: F(x) + W_s x."""
+    return np.tanh(x @ w) + x @ ws
+
+
+def projected_backward(dy, x, w, ws):
+    branch = dy * slope(x, w)
+    return branch @ w.T + dy @ ws.T, x.T @ branch, x.T @ dy
 
 
 def slope(x, w):
@@ -156,6 +195,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "cross entropy": Operation(cross_entropy, lambda dy, x: dy * (softmax(x) - ONE_HOT) / 3, {"x": (3, 5)}),
     "conv": Operation(conv, conv_backward, {"x": (2, 7, 5, 3), "w": (3, 3, 3, 3), "b": (3,)}),
+    "padded conv": Operation(same_conv, same_conv_backward, {"x": (2, 5, 4, 3), "w": (3, 3, 3, 2)}),
+    "grouped conv": Operation(grouped, grouped_backward, {"x": (2, 3, 2, 6), "w": (2, 3, 3)}),
     "max pool": Operation(max_pool, max_pool_backward, {"x": (2, 7, 5, 3)}),
     "global average": Operation(
         lambda x: x.mean((1, 2)), lambda dy, x: np.broadcast_to(dy[:, None, None] / 20, x.shape), {"x": (3, 4, 5, 2)}
@@ -163,6 +204,7 @@ OPERATIONS: dict[str, Operation] = {
     "batch norm": Operation(batch_norm, batch_norm_backward, {"x": (3, 4, 2, 3), "gamma": (3,), "beta": (3,)}),
     "layer norm": Operation(lambda x: layer_norm_xhat(x)[0], layer_norm_backward, {"x": (5, 5)}),
     "residual": Operation(residual, residual_backward, {"x": (3, 4), "w": (4, 4)}),
+    "projection shortcut": Operation(projected, projected_backward, {"x": (4, 3), "w": (3, 5), "ws": (3, 5)}),
     "subsample and pad": Operation(
         lambda x: np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 2))),
         lambda dy, x: scatter(dy[..., :2, None, None], x.shape, 2),

@@ -1,0 +1,43 @@
+"""What is wrong with a gradient: hypotheses about the mistake, each tested on the difference from the measured one.
+
+A wrong backward pass is seldom wrong at random.  It forgets a term, a factor, an axis or a mask, and then the
+difference between what it gives and what was measured has a form that says which.  Every hypothesis here is a formula;
+it is told only if it holds to 1e-5.
+"""
+
+from __future__ import annotations
+
+from . import norm, residual, simple, where
+from .case import Case
+
+__all__ = ["Case", "hints"]
+
+# Formulas for the gradient; properties that it should have; where it is wrong; what it should be.  The less telling are
+# asked only where nothing better was found.
+_LADDER = (
+    (simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.path, simple.sums, simple.product,
+     simple.rearranged, norm.normalised, norm.linear_in_x, norm.moments, simple.other_input,
+     simple.overwritten),
+    (where.conserved, where.invariant),
+    (where.signs,),
+    (where.unreached,),
+    (where.masks,),
+    (where.places,),
+    (where.derivative,),
+)  # fmt: skip
+# those that look at each entry by itself, and so can be asked of a sample
+_OF_A_SAMPLE = (simple.not_linear, simple.factor, residual.skip)
+
+
+def hints(case: Case) -> list[str]:
+    """Sentences that say what the mistake may be, the most telling first; none if nothing fits."""
+    if not case.a.any():
+        return ["it is zero everywhere: never computed, or not returned"]
+    (measured,) = case.measured(case.n)
+    if not measured.any():
+        return ["the result does not depend on it, so it must be zero"]
+    for hypotheses in _LADDER if case.complete else (_OF_A_SAMPLE,):
+        found = [hint for hypothesis in hypotheses for hint in hypothesis(case)]
+        if found:
+            return list(dict.fromkeys(found))[:3]
+    return []

@@ -1,0 +1,121 @@
+"""The terms of a normalisation, and the moments that it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import prod
+
+import numpy as np
+
+from .case import NEAR, RTOL, Case, same
+
+# what people add to a variance
+_EPSILONS = (1e-5, 0.0, 1e-3, 1e-4, 1e-6, 1e-7, 1e-8, 1e-12)
+
+
+def normalised(case: Case) -> Iterator[str]:
+    """The terms of a normalisation: over all axes but the last (batch norm), or over the last (layer norm)."""
+    a, n, x = case.a, case.n, case.x
+    if a.ndim < 2:
+        return
+    missing = n - a
+    for over, where in ((tuple(range(a.ndim - 1)), "each channel"), ((a.ndim - 1,), "each example")):
+        if prod(a.shape[i] for i in over) < 4:
+            continue
+        mean, std = x.mean(over, keepdims=True), x.std(over, keepdims=True)
+        xhat = (x - mean) / np.where(std == 0, 1, std)
+        constant = missing.mean(over, keepdims=True)
+        slope = (missing * xhat).mean(over, keepdims=True)
+        if not missing.any():
+            return
+        if same(np.broadcast_to(constant, a.shape), missing):
+            if np.abs(n.sum(over)).sum() <= RTOL * np.abs(n).sum():
+                yield f"within {where} the difference is constant: the mean of dy is not subtracted"
+            elif np.abs(a.sum(over)).sum() <= RTOL * np.abs(a).sum():
+                yield f"within {where} a mean is subtracted that should stay: the formula of training, in evaluation?"
+            else:
+                yield f"within {where} the difference is constant: a mean that is missing, or not the right one"
+        elif same(slope * xhat, missing):
+            yield f"within {where} the difference is a multiple of xhat: the term xhat mean(dy xhat) is missing"
+        elif same(constant + slope * xhat, missing):
+            yield f"within {where} a constant and a multiple of xhat are missing: the means of dy and of dy xhat"
+        if over != (a.ndim - 1,):
+            yield from _channel_factors(case, over, std.reshape(-1))
+
+
+def _channel_factors(case: Case, over: tuple[int, ...], std: np.ndarray) -> Iterator[str]:
+    """A factor that belongs to each channel."""
+    a, n = case.a, case.n
+    norms = (n * n).sum(over)
+    if len(norms) < 2 or not norms.all():
+        return
+    factors = (a * n).sum(over) / norms
+    if not same(a, factors * n) or np.abs(factors - 1).max() < NEAR or np.ptp(factors) <= RTOL * np.abs(factors).max():
+        return
+    if np.allclose(factors * std, (factors * std).mean(), rtol=1e-3):
+        yield "each channel is divided by its deviation once too often: the variance in place of its root?"
+        return
+    for other, values in case.inputs.items():
+        if other != case.name and values.shape == factors.shape and same(factors * values, np.ones_like(values)):
+            yield f"the factor {other} is missing"
+            return
+    yield "each channel is off by a factor of its own: a factor for each channel is missing or doubled"
+
+
+def linear_in_x(case: Case) -> Iterator[str]:
+    """A gradient of a scale made with the input itself in place of the normalised one."""
+    for other, x in case.inputs.items():
+        if other == case.name or x.ndim < 2 or x.shape != case.upstream.shape or case.a.shape != x.shape[-1:]:
+            continue
+        over = tuple(range(x.ndim - 1))
+        if same(case.a, (case.upstream * x).sum(over)):
+            yield f"it is the sum of dy {other}: {other} must be normalised first, sum of dy xhat"
+        elif same(case.a, (case.upstream * (x - x.mean(over))).sum(over)):
+            yield f"it is the sum of dy ({other} - mean): divide by the standard deviation"
+
+
+def moments(case: Case) -> Iterator[str]:
+    """dx = c (dy - mean(dy) - xhat mean(dy xhat)) for each channel, but with moments of another kind.
+
+    The factor c of a channel is left open, as gamma and other factors may be in it.  What was returned is known to the
+    last bits, so the kind of its moments is too; what was measured is known to about 1e-9.
+    """
+    if case.a.ndim < 2 or case.upstream.shape != case.x.shape:
+        return
+    over = tuple(range(case.a.ndim - 1))
+    kinds = [(axes, ddof, eps) for axes in _subsets(over) for ddof in (0, 1) for eps in _EPSILONS]
+    mine = next((kind for kind in kinds if _fits(case, case.a, kind, over, 1e-11)), None)
+    if mine is None or _fits(case, case.n, mine, over, 1e-8):
+        return
+    theirs = next((kind for kind in kinds if _fits(case, case.n, kind, over, 1e-8)), None)
+    if theirs is None:
+        return
+    if mine[0] != theirs[0]:
+        yield f"the means of dy and of dy xhat are taken over the axes {mine[0]} and should be over {theirs[0]}"
+    elif mine[1] != theirs[1]:
+        names = ("the biased variance, divided by m", "the unbiased variance, divided by m - 1")
+        yield f"it is made with {names[mine[1]]}; the forward pass has {names[theirs[1]]}"
+    else:
+        yield f"it is made with eps = {mine[2]:g}; the forward pass has {theirs[2]:g}"
+
+
+def _subsets(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [some for count in range(len(axes), 0, -1) for some in combinations(axes, count)]
+
+
+def _fits(
+    case: Case, gradient: np.ndarray, kind: tuple[tuple[int, ...], int, float], over: tuple[int, ...], rtol: float
+) -> bool:
+    """Whether a gradient is that of a batch norm with these moments, but for a factor of each channel."""
+    axes, ddof, eps = kind
+    x, dy = case.x, case.upstream
+    if prod(x.shape[i] for i in over) <= 2:
+        return False
+    variance = x.var(over, ddof=ddof) + eps
+    if not variance.all():
+        return False
+    xhat = (x - x.mean(over)) / np.sqrt(variance)
+    formula = dy - dy.mean(axes, keepdims=True) - xhat * (dy * xhat).mean(axes, keepdims=True)
+    c = (gradient * formula).sum(over) / np.maximum((formula * formula).sum(over), 1e-300)
+    return same(gradient, c * formula, rtol)

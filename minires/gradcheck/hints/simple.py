@@ -1,0 +1,192 @@
+"""Mistakes with a formula of their own: a factor, a sum, a transposition, an exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import prod
+
+import numpy as np
+
+from .case import NEAR, RTOL, Case, same
+
+
+def not_linear(case: Case) -> Iterator[str]:
+    """A backward pass is a matrix product with dy."""
+    if not case.linear:
+        yield (
+            "it is not linear in dy, which every backward pass is: dy is left out, or used otherwise than as a factor "
+            "(a mask made from dy?)"
+        )
+
+
+def exchanged(case: Case) -> Iterator[str]:
+    """The gradient of another input."""
+    for other in case.inputs:
+        if other == case.name or case.numeric[other].shape != case.a.shape:
+            continue
+        if same(case.a, case.numeric[other]) and same(case.analytic[other], case.n):
+            yield f"the gradients of {case.name} and {other} are exchanged"
+        elif same(case.a, case.numeric[other]):
+            yield f"this is the gradient of {other}"
+
+
+def factor(case: Case) -> Iterator[str]:
+    """Off by a factor, with what it may be the number of."""
+    a, n = case.measured(case.a, case.n)
+    c = float((a * n).sum() / max((n * n).sum(), 1e-300))
+    if not same(a, c * n) or abs(c - 1) < NEAR:
+        return
+    if abs(c + 1) < RTOL:
+        yield "the sign is wrong"
+        return
+    large = abs(c) > 1
+    sign = " and has the wrong sign" if c < 0 else ""
+    ratio = abs(c) if large else 1 / abs(c)
+    named = _named(ratio, case)
+    text = f"{named} = {ratio:.4g}" if named else f"{ratio:.6g}"
+    how = (
+        "" if not named else ": a division by it is missing" if large else ": divided by it once too often, or averaged"
+    )
+    yield f"it is {text} times too {'large' if large else 'small'}{sign}{how}"
+
+
+def _named(ratio: float, case: Case) -> str:
+    """What number of the problem a ratio is: a length of an axis, of several, or of a window; "" if none."""
+    if abs(ratio - 2) < RTOL:
+        return ""
+    names = []
+    for shape, letters in ((case.x.shape, _letters(case.x)), (case.upstream.shape, _letters(case.upstream, "O"))):
+        for count in range(1, len(shape) + 1):
+            for axes in combinations(range(len(shape)), count):
+                if abs(prod(shape[i] for i in axes) - ratio) < RTOL * ratio:
+                    names.append(" ".join(letters[i] for i in axes))
+    side = round(ratio**0.5)
+    if side > 1 and abs(side**2 - ratio) < RTOL * ratio:
+        names.append(f"k^2 of a {side} x {side} window")
+    return " or ".join(list(dict.fromkeys(names))[:4])
+
+
+def _letters(array: np.ndarray, output: str = "") -> list[str]:
+    if array.ndim == 4:
+        return ["N", f"{output}H", f"{output}W", "C"]
+    return ["N", *(f"axis {i}" for i in range(1, array.ndim))]
+
+
+def sums(case: Case) -> Iterator[str]:
+    """A gradient that is dy summed, over the wrong axes."""
+    dy = case.upstream
+    subsets = [axes for count in range(1, dy.ndim + 1) for axes in combinations(range(dy.ndim), count)]
+    right = next((axes for axes in subsets if same(dy.sum(axes), case.n)), None)
+    for axes in subsets:
+        if right is not None and axes != right and same(dy.sum(axes), case.a):
+            yield f"dy is summed over {_axes(axes)} instead of {_axes(right)}"
+    for axis in range(dy.ndim):
+        if same(dy.sum(axis), case.n) and same(np.take(dy, 0, axis), case.a):
+            yield f"it is the first of dy along axis {axis}: a broadcast copies, so its gradient is the sum of all"
+    for axis in range(case.n.ndim):
+        if case.n.shape[axis] > 1 and same(case.a, np.broadcast_to(case.n.mean(axis, keepdims=True), case.n.shape)):
+            yield f"it is averaged over {_axes((axis,))}"
+        elif _gathered(case.a, case.n, axis):
+            yield f"all of it goes to one place along axis {axis}, and must be spread evenly"
+
+
+def _gathered(a: np.ndarray, n: np.ndarray, axis: int) -> bool:
+    """Whether ``a`` has at one place along an axis what ``n`` has, or has the sum of, in equal parts."""
+    evenly = np.broadcast_to(n.mean(axis, keepdims=True), n.shape)
+    alone = np.flatnonzero(np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).any(1))
+    return len(alone) == 1 < a.shape[axis] and same(n, evenly) and same(a.sum(axis), n.sum(axis))
+
+
+def _axes(axes: tuple[int, ...]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"the axes {', '.join(map(str, axes))}"
+
+
+def rearranged(case: Case) -> Iterator[str]:
+    """The right numbers in the wrong places."""
+    a, n = case.a, case.n
+    square = a.ndim >= 2 and a.shape[-1] == a.shape[-2]
+    if a.ndim == 4 and square and same(a.swapaxes(2, 3), n):
+        yield "its input and output channels, the last two axes, are exchanged"
+    elif square and same(a.swapaxes(-1, -2), n):
+        yield "it is transposed"
+    if a.ndim == 4 and same(a[::-1, ::-1], n):
+        yield "the kernel is turned around: rows and columns of the window, axes 0 and 1, run backwards"
+    for axis, length in enumerate(a.shape):
+        if length % 2 == 0 and same(np.roll(a, length // 2, axis), n) and length > 1:
+            yield f"the two halves along axis {axis} are exchanged"
+            continue
+        if length > 1 and same(np.flip(a, axis), n):
+            yield f"it runs backwards along axis {axis}"
+        for shift in range(1, min(4, length - 1)):
+            for by in (shift, -shift):
+                if _is_shifted(a, n, {axis: by}):
+                    yield f"it is shifted by {by} along axis {axis}: the padding is cut off in the wrong place?"
+                    break
+    for by in (1, 2, 3, -1, -2, -3) if a.ndim == 4 else ():
+        if min(a.shape[1:3]) > abs(by) + 1 and _is_shifted(a, n, {1: by, 2: by}):
+            yield f"it is shifted by {by} along rows and columns: the padding is cut off in the wrong place?"
+
+
+def _is_shifted(a: np.ndarray, n: np.ndarray, by: dict[int, int]) -> bool:
+    """Whether ``a[i + by] = n[i]`` wherever both exist, and there is something to see."""
+    for axis, shift in by.items():
+        length = a.shape[axis]
+        a = _part(a, axis, max(shift, 0), length + min(shift, 0))
+        n = _part(n, axis, max(-shift, 0), length - max(shift, 0))
+    return bool(n.any()) and same(a, n)
+
+
+def _part(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+    return array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def product(case: Case) -> Iterator[str]:
+    """A matrix that should have been transposed, or an average in place of the gradient."""
+    dy = case.upstream
+    for other, w in case.inputs.items():
+        square = w.ndim == 2 and w.shape[0] == w.shape[1]
+        if square and dy.ndim == 2 and dy.shape[1] == len(w) and same(dy @ w.T, case.n) and same(dy @ w, case.a):
+            yield f"it is dy @ {other}, and should be dy @ {other}.T"
+    if dy.shape == case.a.shape and dy.size > 1 and same(case.a * dy, dy.mean() * case.n):
+        yield "it has the mean of dy where dy belongs"
+
+
+def other_input(case: Case) -> Iterator[str]:
+    """The formula is right, but for another input in the wrong order: run it again with that one rearranged."""
+    for other, w in case.inputs.items():
+        if other == case.name or w.ndim < 2:
+            continue
+        square = w.shape[-1] == w.shape[-2] > 1
+        turned = w.ndim == 4 and w.shape[0] * w.shape[1] > 1
+        if square and _right_with(case, other, w.swapaxes(-1, -2)):
+            which = "input and output channels" if w.ndim == 4 else "rows and columns"
+            yield f"it would be right with the {which} of {other}, its last two axes, exchanged"
+        for axis, length in enumerate(w.shape):
+            if length % 2 == 0 and _right_with(case, other, np.roll(w, length // 2, axis)):
+                yield f"it would be right with the two halves of {other} along axis {axis} exchanged"
+        if turned and _right_with(case, other, w[::-1, ::-1]):
+            yield f"it would be right with {other}[::-1, ::-1]: the kernel is turned around, or should be"
+
+
+def _right_with(case: Case, other: str, value: np.ndarray) -> bool:
+    found = case.again(case.name, other, np.ascontiguousarray(value))
+    return found is not None and same(found, case.n)
+
+
+def overwritten(case: Case) -> Iterator[str]:
+    """Every pixel hears from one cell of the window only, although windows overlap."""
+    for other, w in case.inputs.items():
+        if other == case.name or w.ndim != 4 or not 1 < w.shape[0] * w.shape[1] <= 49:
+            continue
+        heard = np.zeros(case.a.shape, int)  # from how many cells, each tried alone
+        for cell in np.ndindex(w.shape[:2]):
+            alone = np.zeros_like(w)
+            alone[cell] = w[cell]
+            part = case.again(case.name, other, alone)
+            heard += 0 if part is None else part != 0
+        if heard.max() == 1 and (heard > 0).sum() > 1:
+            yield (
+                f"every pixel hears from one cell of {other} only: where windows overlap it must collect from each of "
+                "them, += instead of ="
+            )
