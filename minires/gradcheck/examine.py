@@ -151,7 +151,9 @@ def _explain(
     analytic, numeric = ({n: getattr(r, what) for n, r in report.inputs.items()} for what in ("analytic", "numeric"))
 
     def again(name: str, other: str, value: np.ndarray) -> Any:
-        """What the backward pass makes of ``name`` if another input has another value."""
+        """What the backward pass makes of ``name`` if another input, or "dy", has another value."""
+        if other == "dy":
+            return passes.backward(value)[name]
         kept = passes.arrays[other].copy()
         try:
             passes.arrays[other][...] = array_module(kept).asarray(value)

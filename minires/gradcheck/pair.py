@@ -134,6 +134,9 @@ class _Plain:
             problem = f"its gradient has shape {grad.shape}, but {name} has shape {shape}."
             self.wrong.setdefault(name, (problem, np.array(grad, np.float64)))
             return None
+        if grad.dtype != np.float64:
+            problem = f"its gradient is {grad.dtype}, but {name} and dy are float64: something is rounded on the way."
+            self.wrong.setdefault(name, (problem, None))
         return grad.astype(np.float64)  # a copy: backward may return one of its inputs
 
 

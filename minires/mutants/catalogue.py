@@ -370,7 +370,7 @@ CATALOGUE = [
         "subsample and pad",
         "channels from the end",
         lambda dy, x: scatter(dy[..., 2:, None, None], x.shape, 2),
-        "at one place in 2 along axis 1",
+        "channels of dy from the wrong place on",
     ),
     Mutant(
         "subsample and pad",
@@ -396,7 +396,7 @@ CATALOGUE = [
     Mutant("average pool", "divided by k", averaged_pool(1 / 2), "2 times too large"),
     Mutant("average pool", "divided twice", averaged_pool(1 / 16), "k.2 of a 2 x 2 window.*= 4 times too small"),
     Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, "a mask is missing"),
-    Mutant("dropout", "not scaled by 1 / (1 - p)", lambda dy, x: dy * KEPT, r"1\.66667 times too small"),
+    Mutant("dropout", "not scaled by 1 / (1 - p)", lambda dy, x: dy * KEPT, r"1 / \(1 - p\) for p = 0\.4"),
     Mutant("dropout", "another mask", lambda dy, x: dy * ~KEPT / 0.6, "the mask of something else"),
     Mutant("mean", "not divided", lambda dy, x: np.broadcast_to(dy, x.shape), "N = 5 times too large"),
     Mutant(

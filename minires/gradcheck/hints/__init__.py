@@ -17,7 +17,7 @@ __all__ = ["Case", "hints"]
 _LADDER = (
     (simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.path, simple.sums, simple.product,
      simple.rearranged, norm.normalised, norm.linear_in_x, norm.moments, simple.other_input,
-     simple.overwritten),
+     simple.other_channels, simple.overwritten),
     (where.conserved, where.invariant),
     (where.signs,),
     (where.unreached,),

@@ -22,8 +22,8 @@ class Case:
         upstream: dL/d(output).
         output: of the forward pass.
         linear: whether the backward pass is linear in the upstream gradient.
-        again: ``again(name, other, value)`` is the gradient that comes back for an input if another input has another
-            value; None if the backward pass cannot be run there.
+        again: ``again(name, other, value)`` is the gradient that comes back for an input if another input, or "dy", has
+            another value; None if the backward pass cannot be run there.
     """
 
     name: str

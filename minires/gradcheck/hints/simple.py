@@ -64,6 +64,9 @@ def _named(ratio: float, case: Case) -> str:
     side = round(ratio**0.5)
     if side > 1 and abs(side**2 - ratio) < RTOL * ratio:
         names.append(f"k^2 of a {side} x {side} window")
+    p = 1 - 1 / ratio
+    if not names and abs(p - round(20 * p) / 20) < RTOL:
+        names.append(f"1 / (1 - p) for p = {p:.2g}")
     return " or ".join(list(dict.fromkeys(names))[:4])
 
 
@@ -167,6 +170,15 @@ def other_input(case: Case) -> Iterator[str]:
                 yield f"it would be right with the two halves of {other} along axis {axis} exchanged"
         if turned and _right_with(case, other, w[::-1, ::-1]):
             yield f"it would be right with {other}[::-1, ::-1]: the kernel is turned around, or should be"
+
+
+def other_channels(case: Case) -> Iterator[str]:
+    """The formula is right, but it reads the channels of dy from another place on."""
+    channels = case.upstream.shape[-1] if case.upstream.ndim > 1 else 0
+    for shift in range(1, min(channels, 17)):
+        if _right_with(case, "dy", np.roll(case.upstream, shift, -1)):
+            by = shift if 2 * shift <= channels else shift - channels
+            yield f"it takes the channels of dy from the wrong place on: they are off by {by} along the last axis"
 
 
 def _right_with(case: Case, other: str, value: np.ndarray) -> bool:
