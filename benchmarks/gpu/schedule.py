@@ -16,9 +16,9 @@ from minires.data import DataLoader
 from minires.data.resident import Resident
 from minires.train import Config, Interrupted, Trainer
 from minires.train.build import model_for
+from minires.train.folder import CHECKPOINT, CURVES, LOG
 from minires.train.log import append_line, cut_after, draw_curves, read_lines
 from minires.train.sets import Sets, load_sets
-from minires.train.trainer import CHECKPOINT, CURVES, LOG
 
 from . import cifar
 from .lab import Lab, Unfinished

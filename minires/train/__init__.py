@@ -5,7 +5,8 @@ from .config import Config, recipe
 from .evaluate import Metrics, evaluate
 from .run import Run
 from .sets import Sets, load_sets
-from .trainer import Interrupted, Trainer
+from .stop import Interrupted
+from .trainer import Trainer
 
 __all__ = [
     "Config",

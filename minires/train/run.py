@@ -14,8 +14,8 @@ from ..tensor import Tensor, no_grad
 from .build import model_for
 from .checkpoint import load_checkpoint, without_prefix
 from .config import Config
+from .folder import CHECKPOINT
 from .room import batch_that_fits
-from .trainer import CHECKPOINT
 
 
 class Run:

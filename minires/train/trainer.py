@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
@@ -25,18 +23,14 @@ from .build import build_optimizer, build_schedule, model_for
 from .checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from .config import Config
 from .evaluate import Metrics, evaluate, evaluation_mode
+from .folder import CHECKPOINT, CONFIG, CURVES, LOG, check_folder
 from .log import append_line, cut_after, draw_curves
 from .on_gpu import Steps, check_precision
 from .room import batch_that_fits
 from .sets import Sets, load_sets
+from .stop import Interrupted, StopOnRequest
 
 _PATIENCE = 50  # steps skipped in a row: a scale of 65536 has been halved to 1 long before
-
-CHECKPOINT, CONFIG, LOG, CURVES = "checkpoint.npz", "config.json", "log.jsonl", "curves.png"
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was saved and can go on
-    """Ctrl-C: the run is saved and can be resumed."""
 
 
 class Trainer:
@@ -92,7 +86,8 @@ class Trainer:
         self.precision, self.graph = check_precision(precision, device, config.optimizer), graph
         self.report = report or (lambda line: None)
         self.out = None if out is None else Path(out)
-        self._check_folder(resume)
+        if self.out is not None:
+            check_folder(self.out, config, resume)
         self.sets = sets or load_sets(config)
         manual_seed(config.seed)
         self.model = model or model_for(config, self.sets.train.image_shape, len(self.sets.train.classes))
@@ -142,7 +137,7 @@ class Trainer:
         # what overflows becomes an infinite loss, which is told in a sentence; NumPy need not warn on the way
         quiet = np.errstate(all="ignore")
         fits = batch_that_fits(self.model, self.sets.train.image_shape, self.config.batch_size, training=True)
-        with quiet, fits, self._on_device(), _StopOnRequest() as stop, contextlib.closing(self._taken()) as steps:
+        with quiet, fits, self._on_device(), StopOnRequest() as stop, contextlib.closing(self._taken()) as steps:
             for images, labels in itertools.islice(steps, self.iterations - self.iteration):
                 self._seconds = time.perf_counter() - started
                 last = self.iteration == self.iterations
@@ -311,29 +306,6 @@ class Trainer:
 
     # -- the folder ---------------------------------------------------------------------------------------------------
 
-    def _check_folder(self, resume: bool) -> None:
-        """Before anything is loaded: is the folder ours to write in?"""
-        if self.out is None:
-            return
-        if self.out.exists() and not self.out.is_dir():
-            raise CheckpointError(f"{self.out} is a file; the run needs a folder. Choose another one.")
-        present = [name for name in (CONFIG, CHECKPOINT, LOG) if (self.out / name).exists()]
-        if resume and not self.out.exists():
-            raise CheckpointError(f"there is no run in {self.out} to resume. Leave --resume out to start one there.")
-        if present and not resume:
-            raise CheckpointError(
-                f"{self.out} already holds a run ({', '.join(present)}). Go on with it by resuming (--resume), or "
-                "choose another folder."
-            )
-        if not present:
-            return
-        differences = self.config.differences(Config.read(self.out / CONFIG))
-        if differences:
-            raise CheckpointError(
-                f"{self.out} holds a run with other settings: {'; '.join(differences)}. Resume it with the command "
-                "that started it."
-            )
-
     def _open_folder(self, out: Path, resume: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if resume and (out / CHECKPOINT).exists():
@@ -387,24 +359,3 @@ class Trainer:
 def _means(sums: dict[str, Any]) -> dict[str, float]:
     images = max(1, sums["images"])
     return {"loss": sums["loss"] / images, "error": sums["wrong"] / images}
-
-
-class _StopOnRequest:
-    """Turns Ctrl-C into a request that the loop meets at the end of its iteration; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> _StopOnRequest:
-        if threading.current_thread() is threading.main_thread():  # only there may signals be handled
-            self._before = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGINT, self._before)
-
-    def _request(self, *_: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
