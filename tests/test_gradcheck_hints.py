@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from minires import Tensor, gradcheck
+from minires import Tensor, gradcheck, gradcheck_fn
 from minires import functional as F
 from minires.cli import main
 from minires.mutants import CATALOGUE, OPERATIONS, Mutant, self_test, selftest
@@ -121,6 +121,29 @@ def test_a_backward_that_is_right_for_one_upstream_gradient_only_fails(rng):
     assert report["a"].verdict == "FAIL"
     assert "not linear in dy" in report["a"].hints[0]
     assert report["b"].ok
+
+
+def test_kinks_do_not_hide_a_hint(rng):
+    x = rng.standard_normal((20, 20))
+    x[3, 4] = x[7, 7] = x[1, 1] = 0
+    report = gradcheck_fn(lambda x: np.maximum(x, 0), lambda dy, x: dy * np.where(x > 0, 1, 0.01), {"x": x})
+    assert len(report["x"].kinks) == 3
+    assert report["x"].hints == ["it is wrong just where x is negative: a mask that is missing, or of the wrong array?"]
+
+
+def test_a_right_gradient_that_fails_for_another_reason_gets_no_hint(rng):
+    report = gradcheck_fn(
+        lambda x: np.maximum(x, 0), lambda dy, x: np.multiply(dy, x > 0, out=dy), {"x": rng.standard_normal((4, 5))}
+    )
+    assert report["x"].verdict == "FAIL"
+    assert "changed dy in place" in report["x"].note
+    assert report["x"].hints == []
+
+
+def test_what_a_bias_is_summed_over_comes_first(rng):
+    x, b = rng.standard_normal((4, 3, 5, 3)), rng.standard_normal(3)
+    report = gradcheck_fn(lambda x, b: x + b, lambda dy, x, b: (dy, dy.mean((0, 1, 2))), {"x": x, "b": b})
+    assert report["b"].hints[0].startswith("it is N OH OW or ")
 
 
 def test_right_gradients_get_no_hints(rng):

@@ -93,7 +93,7 @@ class InputReport:
         if self.kinks:
             at = ", ".join(f"[{', '.join(map(str, k))}]" for k in self.kinks[:3]) + ("..." if self.kinks[3:] else "")
             line += f"\n{'':13}{len(self.kinks)} at a kink, where no difference can judge: {at}"
-        if self.worst is not None and not self.ok:
+        if self.worst is not None and self.error and not self.ok:
             where = ", ".join(map(str, self.worst))
             line += (
                 f"\n{'':13}worst {self.name}[{where}]: yours {self.analytic[self.worst]:+.6g}   "

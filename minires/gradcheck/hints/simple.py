@@ -56,6 +56,10 @@ def _named(ratio: float, case: Case) -> str:
     if abs(ratio - 2) < RTOL:
         return ""
     names = []
+    if case.x.ndim == 1 < case.upstream.ndim:  # a bias: what it is summed over comes first
+        pixels = case.upstream.shape[:-1]
+        if abs(prod(pixels) - ratio) < RTOL * ratio:
+            names.append(" ".join(_letters(case.upstream, "O")[:-1]))
     for shape, letters in ((case.x.shape, _letters(case.x)), (case.upstream.shape, _letters(case.upstream, "O"))):
         for count in range(1, len(shape) + 1):
             for axes in combinations(range(len(shape)), count):
@@ -67,7 +71,7 @@ def _named(ratio: float, case: Case) -> str:
     p = 1 - 1 / ratio
     if not names and abs(p - round(20 * p) / 20) < RTOL:
         names.append(f"1 / (1 - p) for p = {p:.2g}")
-    return " or ".join(list(dict.fromkeys(names))[:4])
+    return " or ".join(list(dict.fromkeys(names))[:3])
 
 
 def _letters(array: np.ndarray, output: str = "") -> list[str]:

@@ -19,8 +19,13 @@ def conserved(case: Case) -> Iterator[str]:
         yield "as much of dy arrives as should, but at the wrong places: is the right cell of each window chosen?"
     elif abs(ratio - round(ratio)) < RTOL * abs(ratio):
         yield f"dy arrives {round(ratio)} times and should once: divide it among the cells, or choose one of them"
+    elif np.abs(case.a).sum() > 1.5 * np.abs(case.n).sum():
+        yield "more of dy arrives than was sent: each window has one gradient to give away, whole or divided"
     else:
-        yield "not all of dy arrives: where windows overlap a pixel must collect from each of them, += instead of ="
+        yield (
+            "not all of dy arrives: where windows overlap a pixel must collect from each of them, += instead of =; or "
+            "some of it goes into the border, which is cut off"
+        )
 
 
 def invariant(case: Case) -> Iterator[str]:
