@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Lesson 9: the residual block and the +1
+# # Lesson 9: The residual block and the +1
 #
 # Lesson 8 ended with a network of 56 layers that cannot even learn its own training set, although a network of 20
 # layers, which it contains, can. This lesson is about the repair of He et al. (2015): let a stack of layers learn

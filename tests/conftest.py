@@ -23,8 +23,8 @@ def pytest_generate_tests(metafunc):
     test = metafunc.definition
     given = {name for mark in test.iter_markers("parametrize") for name in _names(mark.args[0])}
     with_kernels = "kernels" in metafunc.fixturenames
-    # those in tests/gpu choose their device themselves
-    only_host = test.get_closest_marker("host_only") is not None or test.path.parent.name == "gpu"
+    # those in tests/gpu and tests/lessons choose their device themselves
+    only_host = test.get_closest_marker("host_only") is not None or test.path.parent.name in ("gpu", "lessons")
     if "device" not in given and (with_kernels or not only_host):
         names = ["device", "kernels"] if with_kernels else ["device"]
         metafunc.parametrize(names, devices.parameters(with_kernels), indirect=True)

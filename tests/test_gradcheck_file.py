@@ -84,7 +84,7 @@ def test_what_raises_is_told(check, source, said):
     [
         ("x = 1", 'does not say what to check: give it a dict such as INPUTS = {"linear"'),
         ("def f(:", "line 1: "),
-        ("import numpy\n1 / 0", "does not run: ZeroDivisionError: division by zero (line 2)."),
+        ("import numpy\n1 / 0", "mine.py, line 2: ZeroDivisionError when it is loaded: division by zero"),
         (LINEAR.replace("def linear(", "def line("), "has no function linear or linear_forward, which its INPUTS ask"),
         (LINEAR.replace("_backward", "_back"), "has no function linear_backward, which its INPUTS ask for."),
     ],
@@ -98,4 +98,4 @@ def test_files_that_cannot_be_checked(check, source, said):
 
 def test_a_file_that_is_not_there(capsys):
     assert main(["gradcheck", "nowhere.py"]) == 2
-    assert "there is no file nowhere.py." in capsys.readouterr().err
+    assert "nowhere.py cannot be read: " in capsys.readouterr().err

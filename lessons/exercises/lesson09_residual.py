@@ -1,4 +1,4 @@
-"""Lesson 09: the residual block.  `minires lessons check 09` says how it goes, `minires gradcheck` of this file more."""
+"""Lesson 09: the residual block.  `minires lessons check 09` says how it goes; `minires gradcheck` shows more."""
 
 import numpy as np
 

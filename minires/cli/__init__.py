@@ -1,4 +1,4 @@
-"""The command line: ``minires train | eval | predict | summary | gradcheck | bench | data | doctor``."""
+"""The command line: ``minires train | eval | predict | summary | gradcheck | lessons | bench | data | doctor``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .. import __version__
 from ..backend.room import is_out_of_memory, out_of_memory
 from ..errors import MiniresError
 from ..train import Interrupted
-from . import bench, check, datasets, doctor, runs, summarise, train
+from . import bench, check, datasets, doctor, lessons, runs, summarise, train
 
-_COMMANDS = (train, runs, summarise, check, bench, datasets, doctor)
+_COMMANDS = (train, runs, summarise, check, lessons, bench, datasets, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

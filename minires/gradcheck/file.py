@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ import numpy as np
 from ..errors import ArgumentError
 from .pair import gradcheck_fn
 from .report import Report
+from .source import load
 
 _EXAMPLE = 'INPUTS = {"linear": {"x": (4, 3), "w": (3, 5)}}'
 
@@ -36,9 +36,10 @@ def check_file(path: Path, seed: int = 0) -> Iterator[tuple[str, Report | str]]:
         the name, and a `Report`; or a sentence if a function is not written yet (NotImplementedError) or raises.
 
     Raises:
-        ArgumentError: the file cannot be read or run, has no ``INPUTS``, or lacks a function.
+        LoadError: the file cannot be read, is no Python, or raises an exception.
+        ArgumentError: it has no ``INPUTS``, or lacks a function.
     """
-    module = _load(path)
+    module = load(path)
     wanted = getattr(module, "INPUTS", None)
     if not isinstance(wanted, Mapping) or not wanted:
         raise ArgumentError(f"{path} does not say what to check: give it a dict such as {_EXAMPLE}.")
@@ -53,22 +54,6 @@ def check_file(path: Path, seed: int = 0) -> Iterator[tuple[str, Report | str]]:
             yield name, str(error)
         except Exception as error:  # whatever a student's function raises
             yield name, f"{type(error).__name__}: {error}{_place(error, path)}"
-
-
-def _load(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ArgumentError(f"there is no file {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ArgumentError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:
-        raise ArgumentError(f"{path} does not run: {type(error).__name__}: {error}{_place(error, path)}.") from error
-    return module
 
 
 def _function(module: ModuleType, path: Path, *names: str) -> Callable[..., Any]:

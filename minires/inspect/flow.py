@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..nn import Module
 from ..ops.activation import ReLU
 from ..tensor import Node, Tensor
-from .trace import Fork, Trace, forks, left_as_it_was, prepared, trace
+from .trace import Fork, Trace, forks, inputs_first, left_as_it_was, prepared, trace
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _block(fork: Fork, heard: _Listener, owners: dict[Node, str]) -> BlockFlow:
 def _relus(found: Trace, value: Tensor) -> list[ReluFlow]:
     """Every ReLU in the graph, which keeps its output."""
     nodes = [node for node in found.owners if node.function is ReLU]
-    order = {node: i for i, node in enumerate(_inputs_first(value))}
+    order = {place: i for i, place in enumerate(inputs_first(value._node or value))}
     counts: dict[str, int] = {}
     relus = []
     for node in sorted(nodes, key=lambda node: order.get(node, -1)):
@@ -238,20 +238,6 @@ def _relus(found: Trace, value: Tensor) -> list[ReluFlow]:
         name = f"{owner} ({counts[owner]})" if owner else f"({counts[owner]})"
         relus.append(ReluFlow(name, float(1 - on.mean()), float(1 - channels.mean())))
     return relus
-
-
-def _inputs_first(value: Tensor) -> list[Node]:
-    """All operations, each after its inputs."""
-    done: dict[Node, None] = {}
-    todo: list[tuple[Node, bool]] = [(value._node, False)] if value._node else []
-    while todo:
-        node, ready = todo.pop()
-        if ready:
-            done[node] = None
-        elif node not in done:
-            todo.append((node, True))
-            todo += [(p, False) for p in reversed(node.parents or ()) if isinstance(p, Node) and p not in done]
-    return list(done)
 
 
 def _weights(module: Module) -> float | None:

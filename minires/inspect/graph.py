@@ -12,8 +12,8 @@ from typing import Any
 from ..errors import ArgumentError, GraphError
 from ..nn import Module
 from ..tensor import Node, Tensor
-from ..tensor.graph import RELEASED
 from .layout import place
+from .trace import inputs_first, inputs_of
 
 MOST_NODES = 200  # with more, the boxes of a page-wide picture are too small for their words
 _LETTER, _HEIGHT, _GAP = 0.073, 0.42, 0.42  # inches: of a letter of 8.5 points, of a box, between two columns
@@ -148,7 +148,7 @@ def draw_graph(tensor: Tensor, names: Mapping[str, Tensor | Module] | Module | N
             "draw_graph: this tensor was not recorded: no input requires a gradient, or it was computed under "
             "no_grad(). Set requires_grad=True on what you want to see."
         )
-    found = _inputs_first(tensor if tensor._node is None else tensor._node)
+    found = inputs_first(tensor if tensor._node is None else tensor._node)
     if len(found) > MOST_NODES:
         raise ArgumentError(
             f"draw_graph: {len(found)} nodes are too many to read; at most {MOST_NODES} are drawn. Draw a part: call "
@@ -157,7 +157,7 @@ def draw_graph(tensor: Tensor, names: Mapping[str, Tensor | Module] | Module | N
     called = {id(key): name for name, key in _named(names)}
     labels = [_label(node, called.get(id(node))) for node in found]
     place_of = {id(node): i for i, node in enumerate(found)}
-    inputs = [(place_of[id(p)], i, k) for i, n in enumerate(found) for k, p in enumerate(_parents(n)) if p is not None]
+    inputs = [(place_of[id(p)], i, k) for i, n in enumerate(found) for k, p in enumerate(inputs_of(n)) if p is not None]
     widths = [_LETTER * max(len(name), len(str(n.like[0]))) + 0.2 for name, n in zip(labels, found, strict=True)]
     layers, positions, paths = place(widths, [(a, b) for a, b, _ in inputs], _GAP)
     nodes = tuple(
@@ -165,30 +165,6 @@ def draw_graph(tensor: Tensor, names: Mapping[str, Tensor | Module] | Module | N
         for name, n, layer, at, width in zip(labels, found, layers, positions, widths, strict=True)
     )
     return Drawing(nodes, tuple(DrawnEdge(a, b, k, path) for (a, b, k), path in zip(inputs, paths, strict=True)))
-
-
-def _parents(node: Node | Tensor) -> list[Node | Tensor | None]:
-    if not isinstance(node, Node):
-        return []
-    if node.parents is None:
-        raise GraphError(RELEASED)
-    return list(node.parents)
-
-
-def _inputs_first(root: Node | Tensor) -> list[Node | Tensor]:
-    """The root and all below it, each after its inputs.  No recursion, as in the walk."""
-    order: list[Node | Tensor] = []
-    seen: set[Node | Tensor] = set()
-    todo = [(root, False)]
-    while todo:
-        node, inputs_done = todo.pop()
-        if inputs_done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            todo.append((node, True))
-            todo += [(p, False) for p in reversed(_parents(node)) if p is not None]
-    return order
 
 
 def _named(names: Mapping[str, Tensor | Module] | Module | None) -> Iterator[tuple[str, Node | Tensor]]:

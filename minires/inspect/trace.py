@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, GraphError
 from ..nn import Module
 from ..nn.module import device_of_module
 from ..tensor import Node, Tensor, enable_grad, no_fusion, no_grad
+from ..tensor.graph import RELEASED
 
 Place = Node | Tensor  # a recorded operation, or a leaf
 
@@ -143,13 +144,16 @@ def forks(output: Tensor) -> list[Fork]:
     root = output._node
     if root is None:
         return []
-    users = _users(root)
+    order = inputs_first(root)
+    users: dict[Place, list[Node]] = {place: [] for place in order}
+    for node in order:
+        for place in inputs_of(node):
+            if place is not None:
+                users[place].append(node)  # type: ignore[arg-type]
     above: dict[Place, Place] = {root: root}
     depth: dict[Place, int] = {root: 0}
     found = []
-    for place in _outputs_first(root, users):
-        if place is root:
-            continue
+    for place in reversed(order[:-1]):  # each after all that use it
         ways = list(dict.fromkeys(users[place]))
         meeting: Place = ways[0]
         for way in ways[1:]:
@@ -166,34 +170,37 @@ def forks(output: Tensor) -> list[Fork]:
     return found[::-1]
 
 
-def _users(root: Node) -> dict[Place, list[Node]]:
-    """For everything below ``root`` the operations that use it."""
-    users: dict[Place, list[Node]] = {root: []}
-    todo = [root]
-    for node in todo:  # which grows as it is read
-        for parent in node.parents or ():
-            if parent is None:
-                continue
-            if parent not in users:
-                users[parent] = []
-                if isinstance(parent, Node):
-                    todo.append(parent)
-            users[parent].append(node)
-    return users
+def inputs_first(root: Place) -> list[Place]:
+    """The root and all below it, each after its inputs.  No recursion, as in the walk.
+
+    Raises:
+        GraphError: the graph was released.
+    """
+    order: list[Place] = []
+    seen: set[Place] = set()
+    todo = [(root, False)]
+    while todo:
+        place, inputs_done = todo.pop()
+        if inputs_done:
+            order.append(place)
+        elif place not in seen:
+            seen.add(place)
+            todo.append((place, True))
+            todo += [(p, False) for p in reversed(inputs_of(place)) if p is not None]
+    return order
 
 
-def _outputs_first(root: Node, users: dict[Place, list[Node]]) -> Iterator[Place]:
-    """Everything below ``root``, each after all that use it."""
-    waiting = {place: len(some) for place, some in users.items()}
-    ready: list[Place] = [root]
-    while ready:
-        place = ready.pop()
-        yield place
-        for parent in (place.parents or ()) if isinstance(place, Node) else ():
-            if parent is not None:
-                waiting[parent] -= 1
-                if not waiting[parent]:
-                    ready.append(parent)
+def inputs_of(place: Place) -> list[Place | None]:
+    """The inputs of an operation in their order, None for those without a gradient; none of a leaf.
+
+    Raises:
+        GraphError: the graph was released.
+    """
+    if not isinstance(place, Node):
+        return []
+    if place.parents is None:
+        raise GraphError(RELEASED)
+    return list(place.parents)
 
 
 def _steps(start: Node, end: Node, users: dict[Place, list[Node]]) -> int:
