@@ -294,6 +294,12 @@ CATALOGUE = [
         with_dx(lambda dy, x, g, s, xhat: g / s * (dy - dy.mean(BATCH))),
         r"the term xhat mean\(dy xhat\) is missing",
     ),
+    Mutant(
+        "batch norm",
+        "xhat forgotten in the variance term",
+        with_dx(lambda dy, x, g, s, xhat: g / s * (dy - dy.mean(BATCH) - (dy * xhat).mean(BATCH))),
+        "belongs to xhat",
+    ),
     Mutant("batch norm", "constants", with_dx(lambda dy, x, g, s, xhat: g / s * dy), "the means of dy and of dy xhat"),
     Mutant("batch norm", "eps omitted", with_dx(without_eps), "made with eps = 0"),
     Mutant("batch norm", "biased and unbiased mixed", with_dx(with_unbiased_variance), "with the unbiased variance"),

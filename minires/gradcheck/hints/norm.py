@@ -38,6 +38,8 @@ def normalised(case: Case) -> Iterator[str]:
                 yield f"within {where} the difference is constant: a mean that is missing, or not the right one"
         elif same(slope * xhat, missing):
             yield f"within {where} the difference is a multiple of xhat: the term xhat mean(dy xhat) is missing"
+        elif same(constant + slope * xhat, missing) and same(constant, -slope, 1e-3):
+            yield f"within {where} mean(dy xhat) is subtracted by itself: it belongs to xhat, as xhat mean(dy xhat)"
         elif same(constant + slope * xhat, missing):
             yield f"within {where} a constant and a multiple of xhat are missing: the means of dy and of dy xhat"
         if over != (a.ndim - 1,):

@@ -56,10 +56,9 @@ def _named(ratio: float, case: Case) -> str:
     if abs(ratio - 2) < RTOL:
         return ""
     names = []
-    if case.x.ndim == 1 < case.upstream.ndim:  # a bias: what it is summed over comes first
-        pixels = case.upstream.shape[:-1]
-        if abs(prod(pixels) - ratio) < RTOL * ratio:
-            names.append(" ".join(_letters(case.upstream, "O")[:-1]))
+    summed = prod(case.upstream.shape[:-1])
+    if case.x.ndim == 1 < case.upstream.ndim and abs(summed - ratio) < RTOL * ratio:  # a bias
+        return " ".join(_letters(case.upstream, "O")[:-1])
     for shape, letters in ((case.x.shape, _letters(case.x)), (case.upstream.shape, _letters(case.upstream, "O"))):
         for count in range(1, len(shape) + 1):
             for axes in combinations(range(len(shape)), count):
