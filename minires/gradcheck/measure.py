@@ -53,7 +53,7 @@ def check_input(
     _, scale = _measure(report, probe, indices)
 
     # what rounding alone can make of a difference
-    noise = 8 * np.finfo(np.float64).eps * np.linalg.norm(probe.output * probe.upstream)
+    noise = 8 * float(np.finfo(np.float64).eps * np.linalg.norm(probe.output * probe.upstream))
     noise /= STEP if probe.method == "central" else 1.0
     if scale < _TINY * np.linalg.norm(probe.upstream) and _is_rounding(report, probe):
         noise = 8 * scale  # of sums inside the function, which leave less than they were made of
