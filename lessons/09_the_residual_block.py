@@ -89,8 +89,9 @@ assert 0.05 < np.median(residual) < 5
 
 # %% [markdown]
 # Often one reads that with the +1 "the gradient cannot vanish". **It can**: for $F' = -1$ the two parts cancel,
-# exactly. Nothing forbids a branch to learn $F(x) = -x$; it is only unlikely that it does so at the start, when its
-# weights are small.
+# exactly, and nothing forbids a branch to learn $F(x) = -x$. And the factors above are near 1 only because these
+# branches are small *by assumption*. With batch norm real ones are not (section 8), unless they start at zero
+# (section 5).
 
 # %%
 for slope in (-0.5, -0.99, -1.0):
@@ -169,9 +170,9 @@ assert norm((J_bad + np.eye(n)).T @ v) < 1e-15
 #   \frac{\partial L}{\partial x} = J_F^\top \frac{\partial L}{\partial H} + \frac{\partial L}{\partial H} .$$
 #
 # So "the gradient reaches the input without loss", which one often reads of ResNet, is not so for this block: the
-# mask $[H > 0]$ stands **before** the fork, and cuts the skip as well as the branch. And where a stage begins, the
-# skip is no identity either (lesson 10). Only *inside* a stage, and only for units that are on, does the gradient
-# pass untouched.
+# gradient meets the mask $[H > 0]$ **before** its two ways part, so it is cut on the skip as well as on the branch.
+# And where a stage begins, the skip is no identity either (lesson 10). Only *inside* a stage, and only for units that
+# are on, does the gradient pass untouched.
 
 # %%
 t = Tensor(x, requires_grad=True)
@@ -220,7 +221,7 @@ assert not np.array_equal(block(Tensor(-x)).numpy(), -x)  # of a negative input 
 # If nothing stood after the addition, $x_{k+1} = x_k + F_k(x_k)$ could be summed up, $x_l = x_0 + \sum_k F_k(x_k)$, and
 #
 # $$\frac{\partial L}{\partial x_0}
-#   = \frac{\partial L}{\partial x_l}\left(I + \frac{\partial}{\partial x_0}\sum_k F_k(x_k)\right):$$
+#   = \left(I + \frac{\partial}{\partial x_0}\sum_k F_k(x_k)\right)^{\!\top} \frac{\partial L}{\partial x_l} :$$
 #
 # the gradient at the top reaches every layer as it is, plus something. This is from the *second* paper (He et al.
 # 2016, eq. 5), and needs its pre-activation blocks, where both the skip and what follows the addition are the
@@ -383,15 +384,16 @@ for is_residual in (True, False):
         f"{'residual' if is_residual else 'plain':<8} |gradient| at the first convolution over that at the last: "
         f"{ratios[is_residual, 0]:.1f} at the start, {ratios[is_residual, epochs]:.1f} after {epochs} epochs"
     )
-assert ratios[False, 0] > ratios[True, 0]  # the plain gradient grows more on its way down; it does not vanish
+assert ratios[False, 0] > ratios[True, 0] > 1  # both grow on their way down, the plain one more; none vanishes
 
 # %% [markdown]
 # (After training the residual network's gradients are small everywhere because its loss is.)
 #
 # At the start the plain network's gradient does **not** vanish towards the input, as the usual story has it: with
 # batch norm it *grows*, and more than the residual network's (lesson 8). He et al. (2015, section 4.1) say themselves
-# that vanishing gradients are an unlikely cause of what they saw. What the skip gives is a derivative near the
-# identity, so that what a layer is told does not depend on everything above it having already learned to listen.
+# that vanishing gradients are an unlikely cause of what they saw. Nor does the skip keep the gradient as it is: in the
+# residual network it grows too, only less. What the derivation says is what the skip *adds* at each block, and the
+# figures say how much of the whole that is.
 #
 # ## The exercise
 #
@@ -399,7 +401,8 @@ assert ratios[False, 0] > ratios[True, 0]  # the plain gradient grows more on it
 # Jacobian of the branch; and the split. `minires lessons check 09` says how it goes, and what is wrong.
 #
 # **A mutant to kill.** Somebody wrote the branch's part into the array that came from above: `dx = dy; dx += dz @
-# w1.T`. The gradient of $x$ is right! What is wrong, and which check notices? (Try it in task 2.)
+# w1.T`. The gradient of $x$ is right! What is wrong, and which check notices? (Try it in task 1; and in task 2 with
+# `dx = dh`, where another gradient pays for it.)
 #
 # ## What this does not show
 #

@@ -10,8 +10,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,16 +85,14 @@ def sizes(request: pytest.FixtureRequest, seed: int) -> Callable[..., tuple[int,
 
 
 @pytest.fixture
-def mine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+def mine(request: pytest.FixtureRequest) -> ModuleType:
     """The student's module of the test's lesson, loaded afresh."""
     lesson = _lesson(request)
     given = request.config.getoption("--exercises")
     base = request.config.invocation_params.dir
     folder = base / given if given else request.path.parent.parent / "exercises"
     path = pick(folder, lesson)
-    module = load(path)
-    yield module
-    sys.modules.pop(module.__name__, None)
+    return load(path)
 
 
 def _lesson(request: pytest.FixtureRequest) -> int:

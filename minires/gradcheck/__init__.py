@@ -1,4 +1,4 @@
-"""Gradient checking by central differences, with hints at what is wrong."""
+"""Gradient checking by differences of the forward pass, with hints at what is wrong."""
 
 from .check import gradcheck
 from .pair import gradcheck_fn

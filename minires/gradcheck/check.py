@@ -108,7 +108,7 @@ def _split(inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]
     tensors, others = {}, {}
     for name, value in inputs.items():
         array = value.data if isinstance(value, Tensor) else value
-        array = np.asarray(array) if isinstance(array, float | list) else array
+        array = np.asarray(array) if isinstance(array, float | np.floating | list) else array
         if (isinstance(array, np.ndarray) or on_gpu(array)) and array.dtype.kind == "f":
             tensors[name] = Tensor(array_module(array).array(array, np.float64, order="K"), requires_grad=True)
         else:

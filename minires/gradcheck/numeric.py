@@ -22,11 +22,16 @@ _ROUNDING = 1e-11
 
 @dataclass
 class Slopes:
-    """One directional derivative <upstream, df/dx d>, estimated with one step size."""
+    """One directional derivative <upstream, df/dx d>, estimated with one step size.
+
+    Attributes:
+        central: from both sides.
+        gap: sum of |upstream| |slope from the right - slope from the left| over the outputs, so that kinks of several
+            outputs cannot cancel.
+    """
 
     central: float
-    forward: float
-    backward: float
+    gap: float
 
 
 class Probe:
@@ -67,7 +72,7 @@ class Probe:
             return
         if method == "auto" and self._is_affine(rng):
             self.method = "affine"
-        elif self.complex_forward is not None and self._keeps_imaginary_parts(rng):
+        elif self.complex_forward is not None and (method != "auto" or self._keeps_imaginary_parts(rng)):
             self.method = "complex step"
 
     def slope(self, at: tuple[int, ...] | np.ndarray) -> float:
@@ -95,28 +100,48 @@ class Probe:
             size = float(np.sqrt((asnumpy(self.array) ** 2).mean()))
             above = below = STEP / shrink * max(1.0, size)
             up, down = self._moved(above * at), self._moved(-below * at)
-        rise, fall = ((up - self.output) * self.upstream).sum(), ((self.output - down) * self.upstream).sum()
-        both = ((up - down) * self.upstream).sum()
-        return Slopes(float(both / (above + below)), float(rise / above), float(fall / below))
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.abs((up - self.output) / above - (self.output - down) / below)
+            both = ((up - down) * self.upstream).sum()
+            return Slopes(float(both / (above + below)), float((gap * np.abs(self.upstream)).sum()))
 
     def judge(self, at: tuple[int, ...] | np.ndarray, analytic: float, tolerance: float) -> tuple[str, float]:
         """Look closer at an estimate that disagrees: ("ok" | "wrong" | "kink", the best estimate).
 
         A smooth function gives the same slope at every small step, so if the estimates agree with each other and not
         with ``analytic``, the backward is wrong.  Near a kink they disagree with each other, and on one the slopes from
-        the left and from the right stay apart however small the step: no difference can judge there.
+        the left and from the right stay apart however small the step: no difference can judge there, as long as
+        ``analytic`` lies between them.  Where the function is not defined on both sides, smaller steps are tried.
         """
-        steps = [self.slopes(at, shrink) for shrink in (1.0, 2.0, 8.0)]
-        estimates = [s.central for s in steps] + [self.slopes(at, 1 / 8).central]
-        best = min(estimates, key=lambda n: abs(n - analytic))
+        with np.errstate(all="ignore"):
+            steps = [s for s in (self.slopes(at, k) for k in (1.0, 2.0, 8.0)) if np.isfinite(s.central)]
+            if len(steps) < 3:
+                near = self._nearness(at)
+                steps = [s for s in (self.slopes(at, k * near) for k in (1, 2, 8)) if np.isfinite(s.central)]
+            others = [self.slopes(at, 1 / 8).central]
+        central = [s.central for s in steps]
+        finite = [*central, *(n for n in others if np.isfinite(n))]
+        if not finite:
+            return "kink", float("nan")
+        best = min(finite, key=lambda n: abs(n - analytic))
         if abs(best - analytic) <= tolerance:
             return "ok", best
-        central = [s.central for s in steps]
-        disagreement = abs(central[0] - analytic)
-        one_sided = [abs(s.forward - s.backward) for s in steps]
-        near_kink = max(central) - min(central) > 0.1 * disagreement
-        on_kink = one_sided[2] > 0.5 * one_sided[0] and one_sided[2] > 0.1 * disagreement
+        if len(steps) < 3:
+            return "kink", best
+        near_kink = max(central) - min(central) > 0.1 * abs(central[0] - analytic)
+        gaps = [s.gap for s in steps]
+        on_kink = gaps[2] > 0.5 * gaps[0] and 0.5 * gaps[2] * (1 + 1e-6) >= abs(central[2] - analytic)
         return ("kink" if near_kink or on_kink else "wrong"), central[0]
+
+    def _nearness(self, at: tuple[int, ...] | np.ndarray) -> float:
+        """How much smaller than usual a step must be to be small beside x itself, as near the end of a logarithm."""
+        x = np.abs(asnumpy(self.array)[at if isinstance(at, tuple) else at != 0])
+        return float(max(1.0, 1 / max(float(x.min(initial=1.0)), 1e-12)))
+
+    def rounding(self) -> float:
+        """What rounding can make of a difference of those outputs that move at all, times the step."""
+        moves = self._moved(np.full(self.array.shape, STEP)) != self.output
+        return 8 * float(np.finfo(np.float64).eps * np.linalg.norm((self.output * self.upstream)[moves]))
 
     def adjoint_error(self, gradient: np.ndarray, rng: np.random.Generator) -> float:
         """For an affine f how far <A d, upstream> = <d, A^T upstream> is off, A^T upstream being ``gradient``.
@@ -126,7 +151,8 @@ class Probe:
         size = float(np.sqrt((asnumpy(self.array) ** 2).mean()))
         direction = max(1.0, size) * rng.standard_normal(gradient.shape)
         moved = self._moved(direction) - self.output
-        terms = float(np.linalg.norm(moved) * np.linalg.norm(self.upstream))
+        rounding = 1e7 * np.finfo(np.float64).eps * float(np.linalg.norm(self.output * self.upstream))
+        terms = rounding + float(np.linalg.norm(moved) * np.linalg.norm(self.upstream))
         terms += float(np.linalg.norm(direction) * np.linalg.norm(gradient))
         difference = abs(float((moved * self.upstream).sum()) - float((direction * gradient).sum()))
         return difference / terms if terms else 0.0
@@ -148,26 +174,59 @@ class Probe:
             for _ in range(3):
                 s = size * rng.uniform(0.5, 1.5, size.shape) * rng.choice([-1.0, 1.0], size.shape)
                 try:
-                    up, down = self._moved(s), self._moved(-s)
-                    if not _vanishes(up - 2 * self.output + down, up, self.output, down):
-                        return False
-                    far = self._moved(2 * s)
+                    up, down, far = self._moved(s), self._moved(-s), self._moved(2 * s)
                 except Exception:  # of whatever kind: f need not be defined there
                     return False
-                if not _vanishes(far - 2 * up + self.output, far, up, self.output):
-                    return False
+                rounding = 16 * np.finfo(np.float64).eps * np.linalg.norm(self.output)
+                movement = np.linalg.norm(up - self.output)
+                if not (np.isfinite(movement) and rounding <= 1e-7 * movement):
+                    return False  # too little of it could be seen beside what does not move
+                for second in (up - 2 * self.output + down, far - 2 * up + self.output):
+                    if not np.linalg.norm(second) <= _ROUNDING * movement + rounding:
+                        return False
         return True
 
     def _keeps_imaginary_parts(self, rng: np.random.Generator) -> bool:
-        direction = rng.standard_normal(self.array.shape)
+        x = asnumpy(self.array)
+        direction = np.where(x == 0, 1.0, np.abs(x)) * rng.standard_normal(x.shape)  # which leads no log below zero
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 found = self._complex_slope(direction)
         except Exception:  # whatever an operation says that knows no complex numbers
             return False
-        expected = self.slopes(direction).central
-        return bool(abs(found - expected) <= 1e-5 * max(abs(found), abs(expected)))
+        return self._agrees(direction, found, 1e-5 * abs(found))
+
+    def confirms(self, measured: np.ndarray, rng: np.random.Generator) -> bool:
+        """Whether slopes found with complex steps are those of real ones, every entry having its say.
+
+        Along directions in which each measured entry weighs alike, so that a small one whose imaginary part was lost on
+        the way shows too.
+        """
+        known = ~np.isnan(measured)
+        largest = float(np.abs(measured[known]).max(initial=0.0))
+        if not largest:
+            return True
+        weight = np.where(known, 1 / np.maximum(np.abs(np.nan_to_num(measured)), 1e-3 * largest), 0.0)
+        x = np.abs(asnumpy(self.array))
+        weight *= np.min(np.where(weight > 0, np.where(x == 0, 1.0, x), np.inf) / np.where(weight > 0, weight, 1.0))
+        terms = np.nan_to_num(measured) * weight
+        for _ in range(3):
+            sign = rng.choice([-1.0, 1.0], weight.shape)
+            if not self._agrees(sign * weight, float((sign * terms).sum()), 1e-5 * float(np.linalg.norm(terms))):
+                return False
+        return True
+
+    def _agrees(self, direction: np.ndarray, expected: float, tolerance: float) -> bool:
+        """Whether a central difference along a direction is as expected, with one of several steps."""
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            for shrink in (1.0, 1e-2, 1e2, 1e-4):
+                size = float(np.sqrt((direction**2).mean()))
+                found = self.slopes(direction / size, shrink).central * size
+                if abs(found - expected) <= tolerance:
+                    return True
+        return False
 
     def _complex_slope(self, at: tuple[int, ...] | np.ndarray) -> float:
         assert self.complex_forward is not None
@@ -180,8 +239,3 @@ class Probe:
         if moved.dtype.kind != "c":
             raise TypeError("the result is real")
         return float(((moved.imag / _TINY) * self.upstream).sum())
-
-
-def _vanishes(difference: np.ndarray, *made_of: np.ndarray) -> bool:
-    size = sum(float(np.linalg.norm(array)) for array in made_of)
-    return bool(np.isfinite(size) and np.linalg.norm(difference) <= _ROUNDING * size)

@@ -56,8 +56,8 @@ def gradcheck_fn(
     report = examine(passes, Settings(seed, rtol, max_entries, zero, method))
     for n, (problem, grad) in passes.wrong.items():
         report[n].verdict, report[n].note = "FAIL", problem
-        report[n].hints = [] if grad is None else _summed(grad, report[n].numeric)
-        report[n].worst = None
+        if grad is not None:  # of another shape: what was compared in its place says nothing
+            report[n].hints, report[n].worst = _summed(grad, report[n].numeric), None
     return report
 
 
@@ -73,7 +73,7 @@ class _Plain:
         self.wrong: dict[str, tuple[str, np.ndarray | None]] = {}
         self._forward, self._backward = forward, backward
         given = {n: v.numpy() if isinstance(v, Tensor) else v for n, v in inputs.items()}
-        values = {n: np.asarray(v) if isinstance(v, float | list) else v for n, v in given.items()}
+        values = {n: np.asarray(v) if isinstance(v, float | np.floating | list) else v for n, v in given.items()}
         self.arrays = {
             n: v.astype(np.float64) for n, v in values.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"
         }
@@ -85,7 +85,10 @@ class _Plain:
         return {n: values[n] for n in self._order}
 
     def forward(self) -> np.ndarray:
-        return np.array(self._forward(**self._call()), np.float64)  # a copy: it may return one of its inputs
+        result = self._forward(**self._call())
+        if not isinstance(result, np.ndarray | np.generic | float | int):
+            raise ArgumentError(f"gradcheck {self.name}: forward returned {type(result).__name__}, not one array.")
+        return np.array(result, np.float64)  # a copy: it may return one of its inputs
 
     def complex_forward(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
         return lambda x: np.asarray(self._forward(**self._call(**{name: x})))
@@ -93,6 +96,7 @@ class _Plain:
     def backward(self, dy: np.ndarray, times: int = 1) -> dict[str, np.ndarray | None]:
         total: dict[str, np.ndarray | None] = {}
         for _ in range(times):
+            self._forward(**self._call())  # a layer may keep for its backward pass what it computed last
             own = dy.copy()  # whatever happens to it
             grads = self._by_name(self._backward(own, **self._call()))
             self.upstream_changed |= not np.array_equal(own, dy, equal_nan=True)
@@ -105,7 +109,7 @@ class _Plain:
         """What backward returned, by the name of the input."""
         checked = list(self.arrays)
         if isinstance(grads, tuple) and len(grads) in (len(checked), len(self._order)):
-            return dict(zip(checked if len(grads) == len(checked) else self._order, grads, strict=True))
+            grads = dict(zip(checked if len(grads) == len(checked) else self._order, grads, strict=True))
         if isinstance(grads, np.ndarray | np.generic) and len(checked) == 1:
             return {checked[0]: grads}
         if not isinstance(grads, Mapping):
@@ -113,6 +117,12 @@ class _Plain:
             raise ArgumentError(
                 f"{self.name} returned {what}; it must return a dict with the gradient of each input by name, "
                 f"{{{', '.join(f'{n!r}: d{n}' for n in checked)}}}."
+            )
+        whole = [n for n in grads if grads[n] is not None and n in self._others]
+        if whole:
+            raise ArgumentError(
+                f"{self.name} returned a gradient for {whole[0]!r}, which is not of floating point and so is not "
+                "checked. Give it as floats, or leave its gradient out."
             )
         unknown = [n for n in grads if n not in self._order]
         if unknown:
@@ -128,7 +138,7 @@ class _Plain:
             return None
         grad, shape = np.asarray(grad), self.arrays[name].shape
         if grad.dtype.kind not in "fiub":
-            self.wrong.setdefault(name, (f"its gradient holds {grad.dtype}, not numbers.", None))
+            self.wrong.setdefault(name, (f"its gradient holds {grad.dtype}, not numbers.", np.zeros(())))
             return None
         if grad.shape != shape:
             problem = f"its gradient has shape {grad.shape}, but {name} has shape {shape}."

@@ -15,7 +15,7 @@ class LoadError(MiniresError, ImportError):
 
 
 def load(path: Path) -> ModuleType:
-    """Run a file and return it as a module, called as the file is; never from a cache.
+    """Run a file and return it as a module, called as the file is; never from a cache, and not kept among the imported.
 
     Its folder joins the end of ``sys.path``, so that a file beside it can be imported.
 
@@ -35,14 +35,19 @@ def load(path: Path) -> ModuleType:
         raise LoadError(f"{where} cannot be read: {error}.") from None
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    sys.modules[path.stem] = module
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # a dataclass looks for its module there
     try:
         exec(code, module.__dict__)
     except MemoryError:
         raise
     except Exception as error:
-        sys.modules.pop(path.stem, None)
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         at = f", line {lines[-1]}" if lines else ""
         raise LoadError(f"{where}{at}: {type(error).__name__} when it is loaded: {error}") from None
+    finally:
+        if before is None:
+            sys.modules.pop(path.stem, None)
+        else:
+            sys.modules[path.stem] = before  # a file called random.py must not stand in the way of the real one
     return module

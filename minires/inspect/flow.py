@@ -13,6 +13,7 @@ from ..backend import Array, array_module, asnumpy
 from ..errors import ArgumentError
 from ..nn import Module
 from ..ops.activation import ReLU
+from ..ops.arithmetic import Add
 from ..tensor import Node, Tensor
 from .trace import Fork, Trace, forks, inputs_first, left_as_it_was, prepared, trace
 
@@ -36,10 +37,11 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class BlockFlow:
-    """One place where a tensor x goes two ways that meet again, as around a residual block.
+    """One place where a tensor x goes two ways that meet again in an addition, as around a residual block.
 
-    The skip is the way with the fewest operations, the branch all the others.  Shares are of the whole gradient, along
-    it: <part, dL/dx> / <dL/dx, dL/dx>, so they sum to 1, and one is negative where it points against the sum.
+    The skip is the way with fewer operations than any other, the branch all the others.  Shares are of the whole
+    gradient, along it: <part, dL/dx> / <dL/dx, dL/dx>, so they sum to 1, and one is negative where it points against
+    the sum.  x must have been computed with parameters that are learned: no gradient is taken of a network's input.
 
     Attributes:
         name: of the module that joins the two ways.
@@ -94,7 +96,8 @@ class GradientFlow:
     def __str__(self) -> str:
         names = [layer.name for layer in self.layers] + [block.name for block in self.blocks]
         width = max(len(name) for name in [*names, *(relu.name for relu in self.relus)])
-        lines = [f"loss {self.loss:.6g}", "", f"{'layer':<{width}}  {'kind':<16} {'|dL/dy|':>10} {'|dL/dw|':>10}"]
+        lines = [] if np.isnan(self.loss) else [f"loss {self.loss:.6g}", ""]
+        lines += [f"{'layer':<{width}}  {'kind':<16} {'|dL/dy|':>10} {'|dL/dw|':>10}"]
         for layer in self.layers:
             weights = "" if layer.weights is None else f"{layer.weights:.3e}"
             lines.append(f"{layer.name:<{width}}  {layer.kind:<16} {layer.gradient:>10.3e} {weights:>10}")
@@ -153,9 +156,9 @@ def gradient_flow(
             value = found.output
             normal = np.random.default_rng(seed).standard_normal(value.shape)
             upstream = array_module(value.data).asarray(normal, dtype=value.dtype)
-        split = [fork for fork in forks(value) if isinstance(fork.source, Node)]
+        split = [fork for fork in forks(found.output) if _is_skip(fork)]
+        relus = _relus(found, value)  # before the functions are overheard
         heard = _Listener(split, [call.node for call in found.calls])
-        relus = _relus(found, value)
         value.backward(upstream)
         layers = [
             LayerFlow(call.name, type(call.module).__name__, _norm(heard.gradients[call.node]), _weights(call.module))
@@ -165,6 +168,12 @@ def gradient_flow(
         blocks = [_block(fork, heard, found.owners) for fork in split if fork.source in heard.gradients]
         total = float(value.item()) if pair else float("nan")
     return GradientFlow(layers, blocks, relus, total)
+
+
+def _is_skip(fork: Fork) -> bool:
+    """Whether a fork is a residual connection: its ways meet in an addition, and one is shorter than all others."""
+    (_, shortest), (_, next_one) = fork.ways[:2]
+    return isinstance(fork.source, Node) and fork.merge.function is Add and shortest < next_one
 
 
 class _Listener:

@@ -208,6 +208,6 @@ def _steps(start: Node, end: Node, users: dict[Place, list[Node]]) -> int:
     steps, front, seen = 0, [start], {start}
     while end not in front:
         steps += 1
-        front = [user for place in front for user in users[place] if user not in seen]
+        front = list(dict.fromkeys(user for place in front for user in users[place] if user not in seen))
         seen.update(front)
     return steps

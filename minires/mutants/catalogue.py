@@ -150,7 +150,7 @@ CATALOGUE = [
     Mutant("relu", "mask from dy", lambda dy, x: dy * (dy > 0), "a mask made from dy"),
     Mutant("relu", "guided backpropagation", lambda dy, x: dy * (x > 0) * (dy > 0), "a mask made from dy"),
     Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "just where x is positive"),
-    Mutant("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01), "just where x is negative"),
+    Mutant("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01), r"right with dy \(y > 0\)"),
     Mutant("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x)), r"dy \(1 - y\^2\), as of tanh"),
     Mutant(
         "softmax", "diagonal only", lambda dy, x: dy * softmax(x) * (1 - softmax(x)), "must sum to zero along axis 1"
@@ -402,7 +402,12 @@ CATALOGUE = [
     Mutant("average pool", "divided by k", averaged_pool(1 / 2), "2 times too large"),
     Mutant("average pool", "divided twice", averaged_pool(1 / 16), "k.2 of a 2 x 2 window.*= 4 times too small"),
     Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, "a mask is missing"),
-    Mutant("dropout", "not scaled by 1 / (1 - p)", lambda dy, x: dy * KEPT, r"1 / \(1 - p\) for p = 0\.4"),
+    Mutant(
+        "dropout",
+        "not scaled by 1 / (1 - p)",
+        lambda dy, x: dy * KEPT,
+        r"1 / \(1 - p\) = 1\.667 times too small, for p = 0\.4",
+    ),
     Mutant("dropout", "another mask", lambda dy, x: dy * ~KEPT / 0.6, "the mask of something else"),
     Mutant("mean", "not divided", lambda dy, x: np.broadcast_to(dy, x.shape), "N = 5 times too large"),
     Mutant(

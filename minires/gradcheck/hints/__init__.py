@@ -1,8 +1,8 @@
 """What is wrong with a gradient: hypotheses about the mistake, each tested on the difference from the measured one.
 
 A wrong backward pass is seldom wrong at random.  It forgets a term, a factor, an axis or a mask, and then the
-difference between what it gives and what was measured has a form that says which.  Every hypothesis here is a formula;
-it is told only if it holds to 1e-5.
+difference between what it gives and what was measured has a form that says which.  Most hypotheses here are formulas,
+told only if they hold to 1e-5; where none does, what can be said of the places is.  A hint is a guess all the same.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ __all__ = ["Case", "hints"]
 # Formulas for the gradient; properties that it should have; where it is wrong; what it should be.  The less telling are
 # asked only where nothing better was found.
 _LADDER = (
-    (simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.path, simple.sums, simple.product,
-     simple.rearranged, norm.normalised, norm.linear_in_x, norm.moments, simple.other_input,
-     simple.other_channels, simple.overwritten),
+    (
+        simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.masked, residual.path, simple.sums,
+        simple.product, simple.rearranged, norm.normalised, norm.linear_in_x, norm.moments, simple.other_input,
+        simple.other_channels, simple.overwritten,
+    ),
     (where.conserved, where.invariant),
     (where.signs,),
     (where.unreached,),

@@ -17,7 +17,7 @@ _EPSILONS = (1e-5, 0.0, 1e-3, 1e-4, 1e-6, 1e-7, 1e-8, 1e-12)
 def normalised(case: Case) -> Iterator[str]:
     """The terms of a normalisation: over all axes but the last (batch norm), or over the last (layer norm)."""
     a, n, x = case.a, case.n, case.x
-    if a.ndim < 2:
+    if a.ndim < 2 or case.upstream.shape != a.shape:
         return
     missing = n - a
     for over, where in ((tuple(range(a.ndim - 1)), "each channel"), ((a.ndim - 1,), "each example")):
@@ -40,10 +40,17 @@ def normalised(case: Case) -> Iterator[str]:
             yield f"within {where} the difference is a multiple of xhat: the term xhat mean(dy xhat) is missing"
         elif same(constant + slope * xhat, missing) and same(constant, -slope, 1e-3):
             yield f"within {where} mean(dy xhat) is subtracted by itself: it belongs to xhat, as xhat mean(dy xhat)"
-        elif same(constant + slope * xhat, missing):
+        elif same(constant + slope * xhat, missing) and _proportional(case, over, xhat, constant, slope):
             yield f"within {where} a constant and a multiple of xhat are missing: the means of dy and of dy xhat"
         if over != (a.ndim - 1,):
             yield from _channel_factors(case, over, std.reshape(-1))
+
+
+def _proportional(case: Case, over: tuple[int, ...], xhat: np.ndarray, constant: np.ndarray, slope: np.ndarray) -> bool:
+    """Whether constant and slope are to each other as the means of dy and of dy xhat are."""
+    dy = case.upstream
+    of_dy, of_both = dy.mean(over, keepdims=True), (dy * xhat).mean(over, keepdims=True)
+    return same(constant * of_both, slope * of_dy, 1e-3)
 
 
 def _channel_factors(case: Case, over: tuple[int, ...], std: np.ndarray) -> Iterator[str]:
@@ -53,7 +60,12 @@ def _channel_factors(case: Case, over: tuple[int, ...], std: np.ndarray) -> Iter
     if len(norms) < 2 or not norms.all():
         return
     factors = (a * n).sum(over) / norms
-    if not same(a, factors * n) or np.abs(factors - 1).max() < NEAR or np.ptp(factors) <= RTOL * np.abs(factors).max():
+    if (
+        np.abs(factors).min() < NEAR
+        or not same(a, factors * n)
+        or np.abs(factors - 1).max() < NEAR
+        or np.ptp(factors) <= RTOL * np.abs(factors).max()
+    ):
         return
     if np.allclose(factors * std, (factors * std).mean(), rtol=1e-3):
         yield "each channel is divided by its deviation once too often: the variance in place of its root?"

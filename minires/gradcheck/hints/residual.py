@@ -28,9 +28,25 @@ def skip(case: Case) -> Iterator[str]:
         yield "the ReLU after the addition masks the skip as well: multiply dy by (y > 0) before it is sent both ways"
 
 
+def masked(case: Case) -> Iterator[str]:
+    """The mask of a ReLU at the end, forgotten: right, once dy is masked by the output."""
+    if _is_masked(case):
+        yield "it is right with dy (y > 0) in the place of dy, y being the output: the mask of the ReLU is missing"
+
+
+def _is_masked(case: Case) -> bool:
+    dy = case.upstream * (case.output > 0)
+    if same(dy, case.upstream):
+        return False
+    found = case.again(case.name, "dy", dy)
+    return found is not None and same(found, case.n)
+
+
 def path(case: Case) -> Iterator[str]:
     """A path through a matrix, such as a projection shortcut W_s x, whose gradient was not added, or added twice."""
     missing, dy = case.n - case.a, case.upstream
+    if _is_masked(case):
+        return
     for other, w in case.inputs.items():
         if other == case.name or w.ndim < 2 or dy.ndim != missing.ndim or set(w.shape[:-2]) - {1}:
             continue

@@ -41,6 +41,10 @@ def factor(case: Case) -> Iterator[str]:
         yield "the sign is wrong"
         return
     large = abs(c) > 1
+    p = 1 - abs(c)
+    if 0.04 < p < 0.96 and abs(p - round(20 * p) / 20) < RTOL and c > 0 and _drops(case):
+        yield f"it is 1 / (1 - p) = {1 / c:.4g} times too small, for p = {p:.2g}: what is kept must be scaled up"
+        return
     sign = " and has the wrong sign" if c < 0 else ""
     ratio = abs(c) if large else 1 / abs(c)
     named = _named(ratio, case)
@@ -49,6 +53,11 @@ def factor(case: Case) -> Iterator[str]:
         "" if not named else ": a division by it is missing" if large else ": divided by it once too often, or averaged"
     )
     yield f"it is {text} times too {'large' if large else 'small'}{sign}{how}"
+
+
+def _drops(case: Case) -> bool:
+    """Whether the operation lets some entries through and others not, as dropout does."""
+    return case.n.shape == case.upstream.shape and bool((case.n == 0).any())
 
 
 def _named(ratio: float, case: Case) -> str:
@@ -65,11 +74,8 @@ def _named(ratio: float, case: Case) -> str:
                 if abs(prod(shape[i] for i in axes) - ratio) < RTOL * ratio:
                     names.append(" ".join(letters[i] for i in axes))
     side = round(ratio**0.5)
-    if side > 1 and abs(side**2 - ratio) < RTOL * ratio:
+    if case.x.ndim == 4 and 1 < side <= 7 and abs(side**2 - ratio) < RTOL * ratio:
         names.append(f"k^2 of a {side} x {side} window")
-    p = 1 - 1 / ratio
-    if not names and abs(p - round(20 * p) / 20) < RTOL:
-        names.append(f"1 / (1 - p) for p = {p:.2g}")
     return " or ".join(list(dict.fromkeys(names))[:3])
 
 
@@ -194,6 +200,8 @@ def overwritten(case: Case) -> Iterator[str]:
     for other, w in case.inputs.items():
         if other == case.name or w.ndim != 4 or not 1 < w.shape[0] * w.shape[1] <= 49:
             continue
+        if prod(w.shape[:2]) * prod(case.upstream.shape[1:-1]) <= prod(case.a.shape[1:-1]):
+            continue  # no windows overlap
         heard = np.zeros(case.a.shape, int)  # from how many cells, each tried alone
         for cell in np.ndindex(w.shape[:2]):
             alone = np.zeros_like(w)
