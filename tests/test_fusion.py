@@ -683,6 +683,22 @@ def test_what_was_added_may_not_change_either():
         function(False)
 
 
+def test_running_statistics_do_not_follow_an_input_that_changed():
+    t = Things()
+
+    @fused
+    def function():
+        h = t.conv()
+        with no_grad():
+            t.x[...] = 0.0
+        return t.norm(h, running=True)
+
+    with pytest.raises(GraphError, match=r"^Conv2d: an input was changed in place"):
+        function()
+    np.testing.assert_array_equal(t.mean.numpy(), np.ones(4))
+    np.testing.assert_array_equal(t.var.numpy(), np.full(4, 2.0))
+
+
 # -- gradients of what is in between ----------------------------------------------------------------------------------
 
 
@@ -904,3 +920,16 @@ def test_many_weights_for_a_small_picture_are_not_folded(rng, kernel, monkeypatc
     with no_grad():
         np.testing.assert_allclose(block(tensor(x)).numpy(), alone, rtol=1e-10, atol=1e-10)
     assert [w is c.weight.data for w, c in zip(given, (block.conv1, block.conv2), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_statistics_may_be_of_a_wider_dtype_than_the_weights(folded, monkeypatch):
+    t, wide = Things("float32"), Things()
+    t.mean, t.var = wide.mean, wide.var
+    if not folded:
+        monkeypatch.setattr(minires.ops.norm, "_MANY_WEIGHTS", 0)
+        t.x, wide.x = t.x[:1, :2, :2], wide.x[:1, :2, :2]  # fewer numbers than the weights have
+    with no_grad():
+        y, expected = (fused(lambda one: one.evaluated(one.conv()))(one) for one in (t, wide))
+    assert y.dtype == y.numpy().dtype == np.float32
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)

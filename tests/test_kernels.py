@@ -7,6 +7,7 @@ needs no step size, so it holds to rounding.
 import threading
 import weakref
 from contextlib import contextmanager, nullcontext
+from itertools import product
 
 import hypothesis.extra.numpy as some
 import numpy as np
@@ -112,7 +113,7 @@ MORE_TERMS = 32  # the three transforms have 6, 3 and 6, and their matrices are 
 @contextmanager
 def small_pieces(threads):
     """As if an image were much to pool, and a few numbers were long rows: this many threads for the least amount."""
-    least = {pool: ["_TILE_BYTES", "_LEAST_WORK"], pointwise: ["_LEAST_ROWS"], descent: ["_LEAST"]}
+    least = {pool: ["_TILE_BYTES", "_LEAST_WORK"], pointwise: ["_LEAST_ROWS", "_SMALL"], descent: ["_LEAST"]}
     with in_threads(threads), pytest.MonkeyPatch.context() as patch:
         for module, names in least.items():
             for name in names:
@@ -314,6 +315,20 @@ def test_winograd_filters_four_rows_with_six_products(rng):
         np.testing.assert_allclose(winograd._A @ ((winograd._G @ w) * (winograd._B @ x)), direct, rtol=0, atol=1e-13)
 
 
+def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
+    x = rng.standard_normal((2, 4, 5, 3))
+    wide = np.pad(x, ((0, 0), (9, 9), (9, 9), (0, 0)))
+    for top, height, left, width in product(range(-4, 6), range(1, 8), range(-4, 6), range(1, 8)):
+        part = im2col._cropped(x, (top, height), (left, width))
+        assert np.array_equal(part, wide[:, 9 + top : 9 + top + height, 9 + left : 9 + left + width])
+
+
+def test_the_points_of_winograd_are_those_that_lose_little():
+    """The terms of its sums beside those of the direct sum, in the root mean square; 2.9 for 0, 1, -1, 2, -2."""
+    b, g, a = (matrix**2 for matrix in (winograd._B, winograd._G, winograd._A))
+    assert 1 < np.sqrt(a @ (g.sum(1) * b.sum(1))).mean() / np.sqrt(3) < 2.21
+
+
 def test_what_is_not_finite_reaches_all_who_see_it(by_every_way):
     x, w, b, dy = conv_arrays(by_every_way)
     options = by_every_way[2]
@@ -462,10 +477,12 @@ def test_a_nan_is_the_maximum_of_its_window(kernels):
     assert chosen.ravel().tolist() == [1, 0]  # the first NaN
 
 
-def test_a_window_of_many_cells(kernels):
-    x = here(np.arange(33_000.0).reshape(1, 1, 33_000, 1))  # more cells than an int16 counts
-    y, chosen = KERNELS[kernels].max_pool2d(x, (1, 33_000), (1, 1), (0, 0))
-    assert (y.item(), chosen.item()) == (32_999, 32_999)
+@pytest.mark.parametrize("kernel", [(1, 33_000), (33_000, 1)])
+def test_a_window_of_many_cells(kernels, rng, kernel):
+    x = rng.random((1, *kernel, 2))  # more cells than an int16 counts
+    x.reshape(33_000, 2)[[32_900, 300], [0, 1]] = 2, 3
+    y, chosen = KERNELS[kernels].max_pool2d(here(x), kernel, (1, 1), (0, 0))
+    assert (y.ravel().tolist(), chosen.ravel().tolist()) == ([2, 3], [32_900, 300])
 
 
 @THOROUGH
@@ -491,6 +508,15 @@ def test_batch_norm_is_its_chain_rule(shape, dtype, cut, relu, added, layout):
     n = x.size // x.shape[-1]
     for fast_one, slow_one, size in zip(fast, slow, (1, 1, 1, 1, n, n, 1), strict=True):
         agree(fast_one, slow_one, 4 * n, size * sizes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moments_move_the_running_ones(kernels, rng, channels):
+    x = rng.standard_normal((4, 3, 2, channels))
+    running = here((np.full(channels, 5.0), np.full(channels, 7.0)))
+    KERNELS[kernels].moments(here(x), (*running, 0.3))
+    np.testing.assert_allclose(running[0], 0.7 * 5 + 0.3 * x.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(running[1], 0.7 * 7 + 0.3 * x.var((0, 1, 2), ddof=1), rtol=1e-12)
 
 
 def near_and_far(rng):
@@ -532,6 +558,14 @@ def test_a_convolution_gathers_a_variance_as_well(rng, window, tile):
         np.testing.assert_allclose(var, y.var((0, 1, 2), "d"), rtol=1e-3, err_msg=what)
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (4, 3, 2, 5)])
+def test_a_channel_sum_over_any_number_of_axes(kernels, rng, shape):
+    x = rng.standard_normal(shape)
+    result = asnumpy(KERNELS[kernels].channel_sum(here(x)))
+    assert result.shape == (5,)
+    np.testing.assert_allclose(result, x.sum(tuple(range(x.ndim - 1))), rtol=1e-12)
+
+
 def test_no_gradient_in_none_out(kernels, rng):
     kernel = KERNELS[kernels]
     x = here(rng.standard_normal((4, 3, 2, 5)).astype(np.float32))
@@ -540,6 +574,20 @@ def test_no_gradient_in_none_out(kernels, rng):
     for dy, y in ((np.zeros_like(x), None), (np.ones_like(x), np.zeros_like(x))):
         for result in kernel.batch_norm_backward(dy, y, x, gamma, mean, var, 1e-5):
             assert not result.any()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_mean_of_a_gradient_is_subtracted_whatever_its_size(cut):
+    """With pictures of 1 and -1 the mean of g xhat is exactly 0, that of g all there is, and nothing is left of dx."""
+    x = np.ones((6, 2, 2, 3), np.float32)
+    x[::2] = -1
+    mean, var, gamma = np.zeros(3, "f"), np.ones(3, "f"), np.array([0.5, 1, -2], "f")
+    for size in (2.0**-80, 2.0**-40, 1.0, 2.0**40, 2.0**70):
+        with split(1, 100) if cut else nullcontext():
+            dx, dgamma, dbeta, _ = numpy.batch_norm_backward(np.full_like(x, size), None, x, gamma, mean, var, 0.0)
+        assert np.all(abs(dx) <= 1e-5 * size)
+        np.testing.assert_array_equal(dgamma, 0)
+        np.testing.assert_array_equal(dbeta, np.full(3, 24 * size, "f"))
 
 
 def test_what_a_relu_after_a_batch_norm_hides_and_what_not(kernels, rng):
@@ -602,11 +650,12 @@ def test_relu_and_addition_are_their_loops(x, threads):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_elements_of_any_dtype_and_layout(rng, dtype, layout):
     a, b = laid_out(list(rng.integers(-3, 4, (2, 2, 3, 7)).astype(dtype)), layout)
-    with small_pieces(2):
-        results = numpy.relu(a), numpy.relu_dx(a, b), numpy.add(a, b)
-    for y, expected in zip(results, (np.maximum(a, 0), a * (b > 0), a + b), strict=True):
-        np.testing.assert_array_equal(y, expected, strict=True)
-        assert y.flags.c_contiguous
+    for pieces in (nullcontext(), small_pieces(2)):
+        with pieces:
+            results = numpy.relu(a), numpy.relu_dx(a, b), numpy.add(a, b)
+        for y, expected in zip(results, (np.maximum(a, 0), a * (b > 0), a + b), strict=True):
+            np.testing.assert_array_equal(y, expected, strict=True)
+            assert y.flags.c_contiguous
 
 
 @THOROUGH

@@ -25,6 +25,10 @@ FORWARD = {  # each beside the NumPy expression that defines it
     "var": (lambda x: x.var((0, 2)), lambda a: a.var((0, 2))),
     "var, ddof 1": (lambda x: x.var(1, True, ddof=1), lambda a: a.var(1, keepdims=True, ddof=1)),
     "mean": (lambda x: x.mean((0, -1)), lambda a: a.mean((0, 2))),
+    "max, ten axes": (lambda x: x.reshape(2, 1, 1, 1, 1, 1, 1, 1, 3, 5).max((8, 1), True),
+                      lambda a: a.max(1).reshape(2, 1, 1, 1, 1, 1, 1, 1, 1, 5)),
+    "transpose": (Tensor.transpose, lambda a: a.T),
+    "transpose, axes": (lambda x: x.transpose(-1, 0, 1), lambda a: np.moveaxis(a, 2, 0)),
     "flatten": (lambda x: F.flatten(x), lambda a: a.reshape(2, -1)),
     "pad": (lambda x: F.pad(x, ((1, 0), (0, 2), (0, 0)), 3.0),
             lambda a: np.pad(a, ((1, 0), (0, 2), (0, 0)), constant_values=3)),
@@ -131,6 +135,45 @@ def test_astype_returns_the_gradient_in_the_dtype_of_its_input(dtypes):
     y.backward(np.array([3.0, 4.0]))
     assert (y.dtype, x.grad.dtype, x.grad.tolist()) == (dtypes[1], dtypes[0], [3, 4])
     assert not x.astype("int64").requires_grad
+
+
+@pytest.mark.parametrize("compute", [Tensor.softmax, Tensor.log_softmax, lambda x: x.clip(None, 0.5)])
+def test_integers_become_float32_where_they_must(compute):
+    assert compute(tensor([1, 2, 4])).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "index", [([2, 1, 2, 2, 0, 2, 2, 1],), ([2, 2, 2, 0, 2, 2], [3, 3, 1, 0, 3, 3]), ([[0], [2]], [[1, 1, 1]])]
+)
+def test_an_element_that_is_named_often_receives_all_its_gradients(index, rng):
+    index = tuple(map(np.array, index))
+    x = tensor(rng.standard_normal((3, 4)), requires_grad=True)
+    y = x[here(index)]
+    dy, expected = rng.standard_normal(y.shape), np.zeros((3, 4))
+    np.add.at(expected, index, dy)
+    y.backward(dy)
+    np.testing.assert_allclose(x.grad, expected, rtol=1e-13)
+
+
+def test_half_precision_goes_both_ways(rng):
+    x, w, b = (
+        tensor(rng.standard_normal(shape).astype("float16"), requires_grad=True) for shape in ((3, 5), (5, 2), (2,))
+    )
+    y = F.linear(x, w, b)
+    y.backward(np.ones((3, 2)))
+    assert {t.dtype for t in (y, x, w, b)} | {t.grad.dtype for t in (x, w, b)} == {np.dtype("float16")}
+    np.testing.assert_array_equal(b.grad, [3, 3])
+
+
+def test_dropout_keeps_what_is_drawn_at_p_itself():
+    """Generators draw k / 2^24 with k < 2^24: exactly the part p of them lies below p."""
+
+    class AtP:
+        @staticmethod
+        def random(shape, dtype):
+            return np.full(shape, 0.75, dtype)
+
+    assert F.dropout(tensor([1.0, 2.0]), 0.75, generator=AtP).numpy().tolist() == [4, 8]
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)

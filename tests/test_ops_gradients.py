@@ -163,6 +163,12 @@ CASES = [
     *(Case("mse_loss", (normal(3, 5), normal(3, 5)), {"reduction": how}) for how in ("mean", "sum", "none")),
     *(Case("linear", (normal(*x), normal(5, 4), bias), {})
       for x in ((3, 5), (5,), (2, 3, 5)) for bias in (normal(4), None)),
+    *(Case(n, (distinct(2, 1, 3, 1, 1, 1, 1, 1, 5, 2),), {"axis": (8, 1), "keepdims": False})
+      for n in ("sum", "mean", "max")),  # axes that a set of small numbers does not sort by itself
+    *(Case(n, (normal(2, 3, 5),), {"axis": (0, 1), "keepdims": keep})
+      for n in ("sum", "mean") for keep in (True, False)),
+    Case("stack", (normal(2, 5),), {"axis": 1}),
+    Case("getitem", (normal(3, 4, 5),), {"index": ((1, 1, 0),)}),
 ]  # fmt: skip
 IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
 WITH_KERNELS = {
@@ -255,6 +261,47 @@ def test_one_gradient_alone_is_the_same_as_among_all(case, kernels, rng):
         if a is not None:
             alone = direct(case, arrays, tuple(j == i for j in range(len(arrays))))[1](dy)
             np.testing.assert_array_equal(alone[i], together[i])
+
+
+@each_case_and_kernel
+def test_a_gradient_is_an_array_of_its_own(case, kernels, rng):
+    leaves, results = [], []
+    for _ in range(2):  # two results to add up: the sum gives both of them the same gradient
+        tensors = [None if a is None else Tensor(a.copy(), requires_grad=True) for a in case.arrays(rng)]
+        leaves += [t for t in tensors if t is not None]
+        results.append(case.call(tensors))
+    dy = here(np.asarray(rng.standard_normal(results[0].shape)))
+    (results[0] + results[1]).backward(dy)
+    arrays = [*(leaf.grad for leaf in leaves), dy, *(leaf.data for leaf in leaves)]
+    for i in range(len(leaves)):
+        others = arrays[:i] + arrays[i + 1 :]
+        before = [asnumpy(a).copy() for a in others]
+        arrays[i][...] = np.nan
+        np.testing.assert_equal(others, before)
+
+
+KEPT = [  # which gradients are wanted, and which of the arrays that the operation can keep it then keeps
+    ("multiply", (True, False), [1]),
+    ("multiply", (False, True), [0]),
+    ("divide", (True, False), [1]),
+    ("power", (True, False), [0, 1]),
+    ("matmul", (True, False), [1]),
+    ("matmul", (False, True), [0]),
+    ("linear", (True, False, True), [1]),
+    ("conv2d", (True, False, True), [1]),
+    ("conv2d", (False, True, True), [0]),
+    ("conv_batch_norm", (True, False, True, True, True), [1, 2, 3, 4, 6]),
+    ("conv_batch_norm", (False, True, True, True, True), [1, 2, 3, 4, 5]),
+]
+
+
+@pytest.mark.parametrize(("name", "wanted", "kept"), KEPT)
+def test_what_no_wanted_gradient_needs_is_not_kept(name, wanted, kept, rng):
+    case = next(c for c in CASES if c.name == name and None not in c.inputs)
+    arrays = case.arrays(rng)
+    ctx = Node(OPERATIONS[name], wanted)
+    OPERATIONS[name].forward(ctx, *arrays, **case.fresh_options(arrays))
+    assert [i for i, a in enumerate(ctx.saved) if a is not None] == kept
 
 
 LAYOUTS = {

@@ -125,6 +125,17 @@ def test_adam_counts_the_steps_of_each_parameter():
     assert late.item() == alone.item()  # not corrected as if it had been there from the beginning
 
 
+def test_what_is_kept_of_each_parameter_and_under_which_name():
+    plain, momentum = SGD([parameter(1.0)], 0.1), SGD([parameter(1.0)], 0.1, momentum=0.5)
+    adam = Adam([parameter(1.0)], 0.1, betas=[0.75, 0.5])
+    for optimiser in (plain, momentum, adam):
+        step_with(optimiser, [3.0])
+    assert plain.state_dict()["state"] == {}
+    assert momentum.state_dict()["state"] == {"0.momentum": [3]}
+    assert adam.state_dict()["state"] == {"0.step": 1, "0.first": [0.25 * 3], "0.second": [0.5 * 9]}
+    assert adam.groups[0]["betas"] == (0.75, 0.5)
+
+
 # -- parameters and groups --------------------------------------------------------------------------------------------
 
 KINDS = {
