@@ -325,7 +325,7 @@ def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
 
 def test_the_points_of_winograd_are_those_that_lose_little():
     """The terms of its sums beside those of the direct sum, in the root mean square; 2.9 for 0, 1, -1, 2, -2."""
-    b, g, a = (matrix**2 for matrix in (winograd._B, winograd._G, winograd._A))
+    b, g, a = (matrix**2 for matrix in winograd._transforms())
     assert 1 < np.sqrt(a @ (g.sum(1) * b.sum(1))).mean() / np.sqrt(3) < 2.21
 
 
@@ -674,6 +674,18 @@ def test_sgd_is_its_formula_to_the_bit(shape, dtype, layout, threads, decay, mom
     reference.sgd(value, grad, velocity if momentum else None, *settings)
     for a, b in zip(fast, (value, grad, velocity), strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_sgd_writes_into_each_array_whatever_its_layout(rng, which):
+    expected = list(rng.standard_normal((3, 5, 7)))
+    arrays = [a.copy() for a in expected]
+    arrays[which] = np.asfortranarray(arrays[which])
+    with small_pieces(1):
+        numpy.sgd(*arrays, 0.1, 0.9, 0.01, False)
+    reference.sgd(*expected, 0.1, 0.9, 0.01, False)
+    for a, b in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # -- adjoints ---------------------------------------------------------------------------------------------------------

@@ -151,23 +151,27 @@ class Judge:
 
     def _tests_of(self, edit, first):
         """The tests that execute the statement, the most promising first, up to the limits."""
-        seconds = self._record.seconds.__getitem__
-        names = self._record.reaching(edit.path, *self._lines_to_reach(edit))
-        names = _in_turn([n for n in names if n in self._items and n not in self.failing], seconds)
-        known, ordered = set(names), []
-        on_host = self.limits.total
+        reached = self._record.reaching(edit.path, *self._lines_to_reach(edit))
+        names = [n for n in reached if n in self._items and n not in self.failing]
+        on_host, on_device = ([n for n in names if _on_a_device(n) == there] for there in (False, True))
+        limit = self.limits.total
         if "gpu." in self._sources.text(edit.path).splitlines()[edit.statement - 1]:
-            on_host /= _WITHOUT_GPU
-        for on_device, limit in ((False, on_host), (True, self.limits.devices)):
-            chosen = [n for n in first if n in known and _on_a_device(n) == on_device][:_FIRST]
-            spent = sum(map(seconds, chosen))
-            for name in names:
-                fits = not chosen or spent + seconds(name) <= limit
-                if fits and _on_a_device(name) == on_device and name not in chosen:
+            limit /= _WITHOUT_GPU
+        return self._chosen(on_host, first, limit) + self._chosen(on_device, first, self.limits.devices)
+
+    def _chosen(self, names, first, limit):
+        """As many of these tests as the limit allows, one at least: half of the time for the quickest of all."""
+        seconds = self._record.seconds.__getitem__
+        quickest = sorted(names, key=seconds)
+        chosen = [n for n in first if n in set(names)][:_FIRST] or quickest[:1]
+        spent, taken = sum(map(seconds, chosen)), set(chosen)
+        for ordered, until in ((quickest, limit / 2), (_in_turn(quickest), limit)):
+            for name in ordered:
+                if name not in taken and spent + seconds(name) <= until:
                     chosen.append(name)
+                    taken.add(name)
                     spent += seconds(name)
-            ordered += chosen
-        return ordered
+        return chosen
 
     def _lines_to_reach(self, edit):
         """The first and the last of the lines; any of them, if it is not a statement of a function that tests call."""
@@ -240,10 +244,10 @@ class Judge:
         return os.waitpid(pid, 0)[1]
 
 
-def _in_turn(names, seconds):
+def _in_turn(quickest):
     """The quickest of the cases of each test function, then the second of each, and so on."""
     turns, counted = {}, {}
-    for name in sorted(names, key=seconds):
+    for name in quickest:
         function = name.split("[")[0]
         turns[name] = counted[function] = counted.get(function, -1) + 1
     return sorted(turns, key=turns.__getitem__)
