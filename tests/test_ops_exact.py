@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from minires import Tensor, tensor
 from minires import functional as F
+from minires.kernels import KERNELS
 from tests.devices import here
 
 FORWARD = {  # each beside the NumPy expression that defines it
@@ -153,6 +154,17 @@ def test_an_element_that_is_named_often_receives_all_its_gradients(index, rng):
     np.add.at(expected, index, dy)
     y.backward(dy)
     np.testing.assert_allclose(x.grad, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("shapes", [((3, 2, 5), (5, 4)), ((2, 5), (5,))])
+def test_a_product_with_a_matrix_or_a_vector_is_that_of_our_kernel(shapes, device, monkeypatch, rng):
+    """On a GPU: CuPy's own cannot be recorded as a part of a CUDA graph."""
+    kernel, calls = KERNELS["cuda-implicit"], []
+    plain = kernel.matmul
+    monkeypatch.setattr(kernel, "matmul", lambda *given: calls.append(given) or plain(*given))
+    a, b = (tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
+    np.testing.assert_allclose((a @ b).numpy(), a.numpy() @ b.numpy(), rtol=1e-5, atol=1e-5)
+    assert len(calls) == (device != "cpu")
 
 
 def test_half_precision_goes_both_ways(rng):

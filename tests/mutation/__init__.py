@@ -16,6 +16,9 @@ the edited source, gives the function in question its new code (`patching`) and 
 verdict (`runner`).  Which tests execute which statement, and how long they take, is recorded once by a run of tests on
 code that notes each statement it executes (`reach`).  Of the tests that reach a statement those that have killed
 something in that function go first, then the others up to a limit: in half of the time the quickest of all, in the
-other half the quickest case of each test function, then the second, and so on.  A test that has noticed an edit is run again without one, and if it fails there, too, it is not
-believed.  Neither annotations nor what an error says are edited, nor thresholds that decide only how work is cut.
+other half the quickest case of each test function, then the second, and so on.  A test that has noticed an edit is run
+again without one, and if it fails there, too, it is not believed.  Neither annotations nor what an error says are
+edited, nor thresholds that decide only how work is cut.
+
+``--json`` writes numbers and survivors, a file of sources at a time; ``--again`` tries only these survivors once more.
 """
