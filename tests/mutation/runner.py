@@ -283,6 +283,7 @@ def judge(root, edits, paths, tests, limits, folder, report=print):
     try:
         without = [o for name in ("cacheprovider", "faulthandler", "terminal") for o in ("-p", f"no:{name}")]
         options = ["-s", *without, "--assert=plain", "-o", "addopts="]
+        os.environ.pop("PYTEST_ADDOPTS", None)  # workers of somebody else's choosing would not be children of ours
         status = pytest.main([*options, *tests], plugins=[judge])
     finally:
         sys.path.remove(str(root))
