@@ -93,7 +93,7 @@ class _Recorded:
         return {n: None if t.grad is None else asnumpy(t.grad) for n, t in self._tensors.items()}
 
     def complex_forward(self, name: str) -> None:
-        """Tensors hold no complex numbers."""
+        return None  # tensors hold no complex numbers
 
     def _check(self, output: Any, recorded: bool = True) -> None:
         if not isinstance(output, Tensor) or (recorded and not output.requires_grad):

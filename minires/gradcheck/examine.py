@@ -36,12 +36,15 @@ class Passes(Protocol):
 
     def forward(self) -> np.ndarray:
         """Run the forward pass on the arrays as they are; a new array on the host."""
+        ...
 
     def backward(self, dy: np.ndarray, times: int = 1) -> dict[str, np.ndarray | None]:
         """Run both passes anew, ``times`` times without clearing the gradients in between; gradients by name."""
+        ...
 
     def complex_forward(self, name: str) -> Callable[[np.ndarray], np.ndarray] | None:
         """The forward pass as a function of one input that may be complex, if there is such a thing."""
+        ...
 
 
 @dataclass

@@ -96,7 +96,10 @@ def check_input(
         )
     elif len(indices) - len(report.kinks) < needed:
         report.verdict = "inconclusive"
-        report.note = "too many entries lie at a kink (ReLU at 0, ties in max): check at another point."
+        report.note = (
+            "at too many entries no difference can judge: kinks (ReLU at 0, ties in max), or rounding beside large "
+            "numbers. So check at another point."
+        )
     return report
 
 
