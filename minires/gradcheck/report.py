@@ -23,7 +23,7 @@ class InputReport:
         name: of the input.
         shape: of the input.
         verdict: "ok"; "FAIL"; "missing" (no gradient came back); "vacuous" (the measured gradient is zero everywhere,
-            so nothing was checked); "inconclusive" (too many entries lie at a kink).
+            so nothing was checked); "inconclusive" (at too many entries no difference can judge).
         analytic: the gradient of the backward pass, of the input's shape.
         numeric: the measured one, NaN where it was not measured.
         method: how it was measured: "central" differences, "complex step", or "affine" where the result is a linear
