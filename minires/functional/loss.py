@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError, ShapeError
-from ..ops.loss import REDUCTIONS, CrossEntropy, MSELoss
+from ..ops import loss
+from ..ops.loss import REDUCTIONS, MSELoss
 from ..tensor import Tensor, as_tensor
 from .checks import class_numbers, floating, probability, same_device
 
@@ -41,7 +42,7 @@ def cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, reduct
     class_numbers(labels.data, classes, "cross_entropy")
     smoothing = probability(label_smoothing, "cross_entropy: label_smoothing")
     _known(reduction, "cross_entropy")
-    return CrossEntropy.apply(logits, labels=labels.data, label_smoothing=smoothing, reduction=reduction)
+    return loss.cross_entropy(logits, labels.data, smoothing, reduction)
 
 
 def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:

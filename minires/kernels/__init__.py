@@ -14,6 +14,11 @@ Every set has the same functions with the same arguments:
     cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
     sgd(value, grad, velocity, lr, momentum, weight_decay, nesterov), in place
 
+and ``cuda-implicit`` alone, where suits_linear_cross_entropy(x, w) says so,
+
+    linear_cross_entropy(x, w, b, labels, label_smoothing) -> losses, logits, probabilities
+    linear_cross_entropy_backward(dloss, share, probabilities, labels, label_smoothing, x, w) -> dx, dw, db
+
 ``reference`` is the definition, in loops to be read; ``numpy`` is fast; ``cuda-im2col`` and ``cuda-implicit`` compute
 on a GPU, the one to be read and the other fast.  Tests hold them equal.
 """

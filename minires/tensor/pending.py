@@ -73,6 +73,10 @@ class Pending(Tensor):
                 result = apply(self.function, self.inputs, self.options)
         finally:
             modes.grad_enabled = before
+        self.fill(result)
+
+    def fill(self, result: Tensor) -> None:
+        """Become what was computed."""
         for slot in _FILLED:
             setattr(self, slot, getattr(result, slot))
         self.inputs = self.options = None  # type: ignore[assignment]
@@ -162,11 +166,14 @@ class Pending(Tensor):
             )
 
 
+def may_wait() -> bool:
+    """Whether an operation that is called now may be computed later: in a `fused` function."""
+    return modes.fusing and modes.may_fuse and not modes.anomaly
+
+
 def later(function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """``function.apply(*inputs, **options)``: now, or in a `fused` function when its result, of ``shape``, is used."""
-    if modes.fusing and modes.may_fuse and not modes.anomaly:
-        return Pending(function, inputs, options, shape)
-    return apply(function, inputs, options)
+    return Pending(function, inputs, options, shape) if may_wait() else apply(function, inputs, options)
 
 
 def apply(function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
@@ -179,7 +186,9 @@ def fused(function: Callable) -> Callable:
 
     The results are those of the plain operations but for rounding.  While training, the statistics of a batch norm are
     gathered as the convolution before it goes along, and the ReLU's and the addition's passes over memory are saved,
-    both ways.  Without recording (`no_grad`) a batch norm in evaluation is folded into the convolution's weights.
+    both ways.  On a GPU a linear layer and the cross-entropy of its result are one launch each way, where such a
+    function calls both.  Without recording (`no_grad`) a batch norm in evaluation is folded into the convolution's
+    weights.
 
     A gradient of a result in between exists only if it was asked for (``retain_grad``, ``register_hook``) as soon as
     that result was there.  `no_fusion` turns all this off; so does `detect_anomaly`.

@@ -13,7 +13,7 @@ from ..backend.graphs import WARM_UP, Graph
 from ..kernels.cuda import augment
 from ..nn import Module
 from ..optim import SGD
-from ..tensor import Tensor
+from ..tensor import Tensor, fused
 
 
 class DeviceStep(Graph):
@@ -91,8 +91,13 @@ class DeviceStep(Graph):
         if self.fill is not None:
             self.fill(self.images, self.labels)
         self.optimizer.zero_grad()
-        logits = self.model(Tensor(self.images))
-        loss = F.cross_entropy(logits, Tensor(self.labels), self.label_smoothing)
+        logits, loss = self._forward()
         augment.track(loss.data, logits.data, self.labels, self.sums)
         loss.backward(None if self.scaling is None else self.scaling[0])
         self.optimizer.step()
+
+    @fused
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """Logits and loss: the last layer and the cross-entropy may be one."""
+        logits = self.model(Tensor(self.images))
+        return logits, F.cross_entropy(logits, Tensor(self.labels), self.label_smoothing)

@@ -18,7 +18,7 @@ from ..data import DataLoader
 from ..errors import CheckpointError, DivergedError
 from ..kernels.cuda import use_precision
 from ..nn import Module
-from ..tensor import Tensor
+from ..tensor import Tensor, fused
 from .build import build_optimizer, build_schedule, model_for
 from .checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from .config import Config
@@ -198,14 +198,19 @@ class Trainer:
         """One iteration: forward, backward, update."""
         self.optimizer.zero_grad()
         right = Tensor(labels).to(self.device)
-        logits = self.model(Tensor(images).to(self.device))
-        loss = F.cross_entropy(logits, right, self.config.label_smoothing)
+        logits, loss = self._forward(Tensor(images).to(self.device), right)
         if self.device == "cpu":
             self._finite(loss.item(), self.iteration)  # before it does any harm
         loss.backward()
         self.optimizer.step()
         self._unread.append((loss.data, (logits.data.argmax(1) != right.data).sum(), len(labels)))
         self._advance()
+
+    @fused
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and loss: on a GPU the last layer and the cross-entropy may be one."""
+        logits = self.model(images)
+        return logits, F.cross_entropy(logits, labels, self.config.label_smoothing)
 
     def _advance(self) -> None:
         """After a step: the schedule goes on, and now and then a line is logged."""

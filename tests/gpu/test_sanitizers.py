@@ -187,6 +187,9 @@ def _others():
         labels = (losses * 10).astype(np.int64) % 37
         _, probabilities = implicit.cross_entropy(logits, labels, 0.1)
         implicit.cross_entropy_dx(losses, probabilities, labels, 0.1)
+    x, w, b = _arrays((9, 33), (33, 5), (5,))
+    losses, _, probabilities = implicit.linear_cross_entropy(x, w, b, labels % 5, 0.1)
+    implicit.linear_cross_entropy_backward(losses, 0.5, probabilities, labels % 5, 0.1, x, w)
     for shape in ((1, 5, 3, 4), (1, 2, 3, 132)):
         x, dy, gamma = _arrays(shape, shape, shape[-1:])
         mean, var = implicit.moments(x)

@@ -14,6 +14,7 @@ import numpy as np
 from ...backend import cupy
 from ..window import Pair, output_size
 from . import im2col, norm, plain
+from .classifier import linear_cross_entropy, linear_cross_entropy_backward, suits_linear_cross_entropy
 from .module import NULL, ints, kernel
 from .norm import batch_norm, batch_norm_backward
 from .plain import add, channel_sum, contiguous, cross_entropy, cross_entropy_dx, relu, relu_dx, sgd, sum_rows
@@ -171,6 +172,8 @@ __all__ = [
     "conv2d_norm_backward",
     "cross_entropy",
     "cross_entropy_dx",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
     "matmul",
     "max_pool2d",
     "max_pool2d_dx",
@@ -178,4 +181,5 @@ __all__ = [
     "relu",
     "relu_dx",
     "sgd",
+    "suits_linear_cross_entropy",
 ]

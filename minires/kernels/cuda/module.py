@@ -12,7 +12,8 @@ import numpy as np
 from ...backend import cupy
 from ...errors import ArgumentError
 
-SOURCES = ("common.cuh", "sums.cu", "pointwise.cu", "unroll.cu", "pool.cu", "norm.cu", "loss.cu", "descent.cu")
+SOURCES = ("common.cuh", "sums.cu", "pointwise.cu", "unroll.cu", "pool.cu", "norm.cu", "loss.cu", "classifier.cu",
+           "descent.cu")  # fmt: skip
 CONVOLUTIONS = ("common.cuh", "product.cuh", "conv.cu")  # compiled once for each precision that is used
 
 # what the operands of convolutions and products are rounded to on the tensor cores; sums and storage are float32

@@ -99,7 +99,7 @@ def cross_entropy(logits, labels, label_smoothing):
     n, classes = logits.shape
     losses, probabilities = xp.empty(n, logits.dtype), xp.empty((n, classes), logits.dtype)
     smoothing, sizes = logits.dtype.type(label_smoothing), (np.int32(n), np.int32(classes))
-    arguments = (contiguous(logits), _whole(labels), smoothing, losses, probabilities, *sizes)
+    arguments = (contiguous(logits), whole(labels), smoothing, losses, probabilities, *sizes)
     kernel(typed("cross_entropy", logits))((-(-n // 4),), (128,), arguments)
     return losses, probabilities
 
@@ -109,11 +109,12 @@ def cross_entropy_dx(dlosses, probabilities, labels, label_smoothing):
     dx = cupy().empty(probabilities.shape, probabilities.dtype)
     smoothing, sizes = probabilities.dtype.type(label_smoothing), (np.int32(n) for n in probabilities.shape)
     name = typed("cross_entropy_dx", probabilities)
-    each(name, dx.size, contiguous(dlosses), probabilities, _whole(labels), smoothing, dx, *sizes)
+    each(name, dx.size, contiguous(dlosses), probabilities, whole(labels), smoothing, dx, *sizes)
     return dx
 
 
-def _whole(labels: Any) -> Any:
+def whole(labels: Any) -> Any:
+    """Labels as the kernels take them."""
     return contiguous(labels.astype("int64", copy=False))
 
 
@@ -130,4 +131,5 @@ __all__ = [
     "relu_dx",
     "sgd",
     "sum_rows",
+    "whole",
 ]
