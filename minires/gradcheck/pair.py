@@ -71,6 +71,13 @@ class _Plain:
     def __init__(self, forward: Callable, backward: Callable, inputs: Mapping[str, Any], name: str) -> None:
         self.name, self.upstream_changed = name, False
         self.wrong: dict[str, tuple[str, np.ndarray | None]] = {}
+        for what, function in (("forward", forward), ("backward", backward)):
+            if isinstance(function, np.ufunc):
+                names = ", ".join(inputs)
+                raise ArgumentError(
+                    f"gradcheck {name}: {what} is np.{function.__name__} itself, which takes no inputs by name. Wrap "
+                    f"it: lambda {names}: np.{function.__name__}({names})."
+                )
         self._forward, self._backward = forward, backward
         given = {n: v.numpy() if isinstance(v, Tensor) else v for n, v in inputs.items()}
         values = {n: np.asarray(v) if isinstance(v, float | np.floating | list) else v for n, v in given.items()}

@@ -86,13 +86,15 @@ class InputReport:
 
     def __str__(self) -> str:
         size = int(np.prod(self.shape))
-        line = f"  {self.name:<10} {self.shape!s:<16} {self.verdict:<12} max rel {self.error:.1e}"
-        line += f"  norm rel {self.norm_error:.1e}  {self.checked}/{size} entries"
+        line = f"  {self.name:<10} {self.shape!s:<16} {self.verdict:<12} "
+        if self.checked > len(self.kinks):
+            line += f"max rel {self.error:.1e}  norm rel {self.norm_error:.1e}  "
+        line += f"{self.checked}/{size} entries"
         line += f" and {self.directions} directions" if self.directions else ""
         line += f", {self.method}" if self.checked else ""
         if self.kinks:
             at = ", ".join(f"[{', '.join(map(str, k))}]" for k in self.kinks[:3]) + ("..." if self.kinks[3:] else "")
-            line += f"\n{'':13}{len(self.kinks)} at a kink, where no difference can judge: {at}"
+            line += f"\n{'':13}{len(self.kinks)} where no difference can judge, at a kink or for rounding: {at}"
         if self.worst is not None and self.error and not self.ok:
             where = ", ".join(map(str, self.worst))
             line += (

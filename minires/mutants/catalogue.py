@@ -78,12 +78,12 @@ CATALOGUE = [
         "linear",
         "dw averaged over the batch",
         lambda dy, x, w: (dy @ w.T, x.T @ dy / len(x)),
-        "N .*= 4 times too small",
+        r"4 times too small \(4 is N or",
     ),
     Mutant("relu", "no mask", lambda dy, x: dy, "this is dy itself"),
     Mutant("relu", "mask from dy", lambda dy, x: dy * (dy > 0), "a mask made from dy"),
     Mutant("relu", "guided backpropagation", lambda dy, x: dy * (x > 0) * (dy > 0), "a mask made from dy"),
-    Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "just where x is positive"),
+    Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "the factor x is too many"),
     Mutant("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01), r"right with dy \(y > 0\)"),
     Mutant("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x)), r"dy \(1 - y\^2\), as of tanh"),
     Mutant(
@@ -154,7 +154,7 @@ CATALOGUE = [
         "conv",
         "db averaged over pixels",
         lambda dy, *a: (*conv_backward(dy, *a)[:2], dy.mean((1, 2)).sum(0)),
-        "OH OW .*= 6 times too small",
+        r"6 times too small \(6 is .*OH OW\)",
     ),
     Mutant(
         "conv",
@@ -166,7 +166,7 @@ CATALOGUE = [
         "conv",
         "stride ignored",
         with_conv_dx(lambda dy, x, w: scatter(np.einsum("nijo,uvco->nijcuv", dy, w), x.shape, 1)),
-        "nothing arrives from 5 on along axis 1: is the stride left out",
+        "nothing arrives from 5 on along axis 1: is the stride or the dilation left out",
     ),
     Mutant("conv", "db missing", lambda dy, *a: (*conv_backward(dy, *a)[:2], np.zeros(3)), "zero everywhere"),
     Mutant(
@@ -332,9 +332,11 @@ CATALOGUE = [
     Mutant(
         "affine", "dx from ones", lambda dy, x, w, b: (np.ones_like(dy) @ w.T, x.T @ dy, dy.sum(0)), "not linear in dy"
     ),
-    Mutant("average pool", "not divided", averaged_pool(1), "k.2 of a 2 x 2 window.*= 4 times too large"),
+    Mutant("average pool", "not divided", averaged_pool(1), r"4 times too large \(4 is .*k.2 of a 2 x 2 window\)"),
     Mutant("average pool", "divided by k", averaged_pool(1 / 2), "2 times too large"),
-    Mutant("average pool", "divided twice", averaged_pool(1 / 16), "k.2 of a 2 x 2 window.*= 4 times too small"),
+    Mutant(
+        "average pool", "divided twice", averaged_pool(1 / 16), r"4 times too small \(4 is .*k.2 of a 2 x 2 window\)"
+    ),
     Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, "a mask is missing"),
     Mutant(
         "dropout",
@@ -350,7 +352,7 @@ CATALOGUE = [
         lambda dy, x: np.pad(dy[None], ((0, 4), (0, 0))),
         "to one place along axis 0",
     ),
-    Mutant("lookup", "= for +=", overwritten_lookup, "it is wrong only at 2 along axis 0"),
+    Mutant("lookup", "= for +=", overwritten_lookup, "dy at 0, 2 along axis 0 makes no difference"),
     Mutant("scaled product", "scale forgotten", lambda dy, q, k: (dy @ k, dy.T @ q / 3), "3 times too large"),
     Mutant("scaled product", "scale squared", lambda dy, q, k: (dy @ k / 9, dy.T @ q / 3), "3 times too small"),
     Mutant("relu after addition", "the +1 missing", branch, r"the \+1 is missing.*y > 0"),

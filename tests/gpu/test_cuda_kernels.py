@@ -278,6 +278,48 @@ def test_a_step_that_overflows_is_skipped_and_the_next_is_scaled_less(rng):
     assert scaling.get().tolist() == [512, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("array", "place"), [(0, 0), (1, 14), (2, 0), (2, 255), (2, 256), (2, 1023), (2, 1024), (3, 2047)]
+)
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_an_overflow_is_found_wherever_it_is(array, place, bad):
+    sizes = 1, 15, 1025, 2048
+    values, grads = ([on_gpu(np.ones(s, np.float32))[0] for s in sizes] for _ in range(2))
+    grads[array][place] = bad
+    descent = Descent()
+    descent.set(0.5, 0.0, 0.0, 0.0)
+    descent.step(values, grads, [None] * 4, scaling_of(1024.0))
+    for value in values:
+        np.testing.assert_array_equal(value.get(), 1)
+
+
+def test_what_lies_beside_a_gradient_is_not_looked_at_and_the_largest_number_is_finite():
+    grads = [on_gpu(np.full(n + 8, np.inf, np.float32))[0] for n in (3, 1024, 1500)]
+    for grad in grads:
+        grad[:-8] = np.finfo(np.float32).max
+    values = [on_gpu(np.ones(g.size - 8, np.float32))[0] for g in grads]
+    scaling, descent = scaling_of(1024.0), Descent()
+    descent.set(0.5, 0.0, 0.0, 0.0)
+    descent.step(values, [g[:-8] for g in grads], [None] * 3, scaling)
+    assert scaling.get().tolist() == [1024, 1, 0, 0]
+
+
+def test_the_scale_stays_within_its_bounds():
+    value, grad = on_gpu(np.ones(4, np.float32), np.full(4, np.inf, np.float32))
+    scaling, descent = scaling_of(4.0), Descent()
+    descent.set(0.5, 0.0, 0.0, 0.0)
+    seen = []
+    for _ in range(4):
+        descent.step([value], [grad], [None], scaling)
+        seen.append(scaling.get().tolist())
+    assert seen == [[2, 0, 1, 0], [1, 0, 2, 0], [1, 0, 3, 0], [1, 0, 4, 0]]
+    scaling[0], scaling[1], scaling[2] = 2.0**23, 1999, 0
+    for scale in (2.0**24, 2.0**24):
+        descent.step([value], on_gpu(np.ones(4, np.float32)), [None], scaling)
+        assert scaling.get()[0] == scale
+        scaling[1] = 1999
+
+
 def test_sgd_moves_everything_in_one_launch(rng):
     parameters = [
         minires.Tensor(a, requires_grad=True) for a in on_gpu(*rng.standard_normal((3, 4)).astype(np.float32))

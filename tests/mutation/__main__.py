@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import report, runner
+from . import cuda, report, runner
 from .edits import edits_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     root = options.root.resolve()
     paths, wanted = _chosen(root, options.what)
-    edits = [e for path in paths for e in edits_of(root, path, wanted)]
+    edits = [e for path in paths for e in (edits_of if path.endswith(".py") else cuda.edits_of)(root, path, wanted)]
     equivalent = report.read_equivalent(options.equivalent)
     left_out = [e for e in edits if e.key in equivalent]
     if not options.all:
@@ -40,8 +40,8 @@ def main(arguments=None):
         print(f"{len(edits)} edits, and {len(left_out)} recorded as equivalent")
         return 0
     began = time.perf_counter()
-    limits = runner.Limits(options.seconds, options.device_seconds, options.patience, jobs=options.jobs)
-    judge = runner.judge(root, edits, _files(root, DEFAULT) if root == ROOT else paths, options.tests, limits,
+    limits = runner.Limits(options.seconds, options.device_seconds, options.patience, options.jobs, options.sanitizers)
+    judge = runner.judge(root, edits, _python(_files(root, DEFAULT) if root == ROOT else paths), options.tests, limits,
                          root / ".pytest_cache" / "mutation")  # fmt: skip
     summary = report.Summary(judge.verdicts, {} if options.all else {e: equivalent[e.key] for e in left_out},
                              equivalent if options.all else {}, time.perf_counter() - began)  # fmt: skip
@@ -63,6 +63,9 @@ def _parser():
     parser.add_argument("--all", action="store_true", help="try those that are recorded as equivalent, too")
     parser.add_argument("--seconds", type=float, default=30.0, help="of tests for one edit, as recorded (30)")
     parser.add_argument("--device-seconds", type=float, default=60.0, help="of those on the stand-in for a GPU (60)")
+    parser.add_argument(
+        "--sanitizers", action="store_true", help="try CUDA text that survives under them, a minute each"
+    )
     parser.add_argument("--patience", type=float, default=10.0, help="seconds that a test may take in any case (10)")
     parser.add_argument(
         "--tests", type=shlex.split, default=TESTS, help="arguments for pytest that select tests, in one word"
@@ -83,9 +86,14 @@ def _files(root, places):
     found = []
     for place in places:
         path = root / place
-        files = sorted(path.glob("**/*.py")) if path.is_dir() else [path]
+        inside = [f for kind in ("*.py", cuda.PATHS) for f in sorted(path.glob(f"**/{kind}"))]
+        files = inside if path.is_dir() else [path]
         found += [f.relative_to(root).as_posix() for f in files if f.name != "__init__.py"]
     return found
+
+
+def _python(paths):
+    return [path for path in paths if path.endswith(".py")]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 NOTICED = ("killed", "timeout", "crash")
+_SAME = "same"  # machine code: nothing has to be said about it
 _COLUMNS = (*NOTICED, "equivalent", "survived", "unreached")
 
 
@@ -36,10 +37,11 @@ class Summary:
     def __init__(self, verdicts, left_out, recorded, seconds):
         self.verdicts, self.left_out, self.seconds = verdicts, left_out, seconds
         self.contradicted = [v for v in verdicts if v.edit.key in recorded and v.status in NOTICED]
-        self.survivors = [v for v in verdicts if v.status not in NOTICED and v.edit.key not in recorded]
+        self.survivors = [v for v in verdicts if v.status not in (*NOTICED, _SAME) and v.edit.key not in recorded]
         self.files = {}
         for v in verdicts:
-            status = "equivalent" if v.edit.key in recorded and v.status not in NOTICED else v.status
+            unseen = v.status == _SAME or (v.edit.key in recorded and v.status not in NOTICED)
+            status = "equivalent" if unseen else v.status
             self.files.setdefault(v.edit.path, Counter())[status] += 1
         for edit in left_out:
             self.files.setdefault(edit.path, Counter())["equivalent"] += 1

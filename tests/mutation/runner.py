@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from . import cuda
 from .patching import Sources, UnimportableError, computed_on_import
 from .reach import Record
 
@@ -22,6 +23,7 @@ _MEMORY = 8 << 30  # bytes more than this process has: an edit may ask for any a
 _OUT_OF_TIME = signal.SIGPROF, signal.SIGALRM
 _WAITING = 10
 _WITHOUT_GPU = 10  # whether there is a GPU is tried on the CPU for so much less time
+_EXPECTED = ("killed", "timeout", "crash", cuda.SAME, cuda.REFUSED)
 _IMPORT = "import"  # what notices an edit, in place of a test
 _FIRST = 10  # tests that have killed something in the function, and go before all others
 
@@ -35,6 +37,7 @@ class Limits:
     one: float = 10.0  # seconds that a test may take in any case
     factor: float = 20.0  # and how many times longer than it was recorded
     jobs: int = 1
+    sanitizers: bool = False  # whether CUDA text that no test notices is run under them
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Verdict:
     """What became of an edit."""
 
     edit: object
-    status: str  # killed, timeout, crash, survived, unreached, or that the tool failed
+    status: str  # killed, timeout, crash, survived, unreached, same machine code, or that the tool failed
     by: str | None = None  # the test that noticed
     tests: int = 0  # how many were run
     seconds: float = 0.0
@@ -115,7 +118,19 @@ class Judge:
             for name in sorted(noticing - trusted):
                 (trusted if self._passes(name) else self.failing).add(name)
             pending = [i for i, v in verdicts.items() if v.by in self.failing]
-        self.verdicts = [verdicts[i] for i in range(len(self.edits))]
+        self.verdicts = [verdicts[i] for i in range(len(self.edits)) if verdicts[i].status != cuda.REFUSED]
+        for verdict in self.verdicts:
+            if verdict.status == "survived" and _is_cuda(verdict.edit):
+                self._look_again(verdict)
+
+    def _look_again(self, verdict):
+        """What no test notices may be no change at all; or a race, or a step past the end of an array."""
+        source = self._sources.text(verdict.edit.path)
+        if cuda.changes_nothing(verdict.edit, source):
+            verdict.status = cuda.SAME
+        elif self.limits.sanitizers and (by := cuda.under_sanitizers(verdict.edit, source)):
+            verdict.status, verdict.by = "killed", by
+        self.report(f"after all {verdict}", flush=True)
 
     def _try(self, positions, verdicts):
         killers = {}  # by function, the tests that have killed something in it, the last first
@@ -138,7 +153,7 @@ class Judge:
                 if verdict.by is not None:
                     first = killers.setdefault((verdict.edit.path, verdict.edit.function), [])
                     first[:] = [verdict.by, *(name for name in first if name != verdict.by)]
-                if verdict.by is None or number % 100 == 0:
+                if verdict.status not in _EXPECTED or number % 100 == 0:
                     self.report(f"{number} of {len(positions)}: {verdict}", flush=True)
 
     def _passes(self, name):
@@ -151,13 +166,22 @@ class Judge:
 
     def _tests_of(self, edit, first):
         """The tests that execute the statement, the most promising first, up to the limits."""
-        reached = self._record.reaching(edit.path, *self._lines_to_reach(edit))
+        reached = self._reaching(edit)
         names = [n for n in reached if n in self._items and n not in self.failing]
         on_host, on_device = ([n for n in names if _on_a_device(n) == there] for there in (False, True))
         limit = self.limits.total
+        if _is_cuda(edit):
+            on_host = []
         if "gpu." in self._sources.text(edit.path).splitlines()[edit.statement - 1]:
             limit /= _WITHOUT_GPU
         return self._chosen(on_host, first, limit) + self._chosen(on_device, first, self.limits.devices)
+
+    def _reaching(self, edit):
+        """The tests that execute an edited statement, or, for what is compiled as a whole, that launch a kernel."""
+        if _is_cuda(edit):
+            launching = [p for p in self.paths if Path(p).parent == Path(edit.path).parent]
+            return sorted({t for p in launching for t in self._record.reaching(p, 0, len(self._sources.text(p)))})
+        return self._record.reaching(edit.path, *self._lines_to_reach(edit))
 
     def _chosen(self, names, first, limit):
         """As many of these tests as the limit allows, one at least: half of the time for the quickest of all."""
@@ -190,7 +214,11 @@ class Judge:
             return pid, _Child(position, tests, said)
         try:
             _be_quiet()
-            self._sources.install_edit(edit)
+            if not _is_cuda(edit):
+                self._sources.install_edit(edit)
+            elif not cuda.install(edit, self._sources.text(edit.path)):
+                print(json.dumps({"status": cuda.REFUSED}), file=said, flush=True)
+                os._exit(0)
             self._run_until_one_fails(tests, said)
         except UnimportableError:
             print(f'{{"runs": "{_IMPORT}"}}\n{{"failed": true}}', file=said, flush=True)
@@ -217,6 +245,8 @@ class Judge:
         for line in lines:
             if "error" in line:
                 return Verdict(edit, f"error {line['error']}")
+            if "status" in line:
+                return Verdict(edit, line["status"], seconds=time.perf_counter() - child.began)
         number = os.WTERMSIG(state) if os.WIFSIGNALED(state) else 0
         failed = any("failed" in line for line in lines)
         status = "timeout" if number in _OUT_OF_TIME else "crash" if number else "killed" if failed else "survived"
@@ -251,6 +281,10 @@ def _in_turn(quickest):
         function = name.split("[")[0]
         turns[name] = counted[function] = counted.get(function, -1) + 1
     return sorted(turns, key=turns.__getitem__)
+
+
+def _is_cuda(edit):
+    return Path(edit.path).suffix in (".cu", ".cuh")
 
 
 def _on_a_device(name):

@@ -7,7 +7,9 @@ told only if they hold to 1e-5; where none does, what can be said of the places 
 
 from __future__ import annotations
 
-from . import norm, residual, simple, where
+import re
+
+from . import layout, listening, multiple, norm, residual, simple, where
 from .case import Case
 
 __all__ = ["Case", "hints"]
@@ -16,14 +18,17 @@ __all__ = ["Case", "hints"]
 # asked only where nothing better was found.
 _LADDER = (
     (
-        simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.masked, residual.path, simple.sums,
-        simple.product, simple.rearranged, norm.normalised, norm.linear_in_x, norm.moments, simple.other_input,
-        simple.other_channels, simple.overwritten,
+        simple.not_linear, simple.factor, simple.exchanged, residual.skip, residual.branch,
+        residual.masked, residual.path, simple.sums, simple.product, simple.rearranged, norm.normalised,
+        norm.linear_in_x, norm.moments, simple.other_input, simple.other_channels, simple.overwritten,
     ),
+    (residual.partly_masked, multiple.of_the_input, multiple.quotient),
     (where.conserved, where.invariant),
+    (simple.scattered, multiple.constant),
     (where.signs,),
     (where.unreached,),
     (where.masks,),
+    (listening.deaf,),
     (where.places,),
     (where.derivative,),
 )  # fmt: skip
@@ -38,6 +43,13 @@ def hints(case: Case) -> list[str]:
     (measured,) = case.measured(case.n)
     if not measured.any():
         return ["the result does not depend on it, so it must be zero"]
+    if layout.channels_first(case):
+        told = _climb(layout.channels_last(case))
+        return [hint + layout.NOTE if re.search(r"\bax[ei]s|\[::-1", hint) else hint for hint in told]
+    return _climb(case)
+
+
+def _climb(case: Case) -> list[str]:
     for hypotheses in _LADDER if case.complete else (_OF_A_SAMPLE,):
         found = [hint for hypothesis in hypotheses for hint in hypothesis(case)]
         if found:

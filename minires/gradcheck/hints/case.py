@@ -24,6 +24,7 @@ class Case:
         linear: whether the backward pass is linear in the upstream gradient.
         again: ``again(name, other, value)`` is the gradient that comes back for an input if another input, or "dy", has
             another value; None if the backward pass cannot be run there.
+        reached: ``reached(name)`` says which outputs change when an input does; None if that is not known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     output: np.ndarray
     linear: bool = True
     again: Callable[[str, str, np.ndarray], np.ndarray | None] = lambda name, other, value: None
+    reached: Callable[[str], np.ndarray | None] = lambda name: None
 
     @property
     def x(self) -> np.ndarray:

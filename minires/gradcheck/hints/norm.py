@@ -29,28 +29,61 @@ def normalised(case: Case) -> Iterator[str]:
         slope = (missing * xhat).mean(over, keepdims=True)
         if not missing.any():
             return
+        of_dy, of_both = _shares(case, over, xhat, constant, slope)
         if same(np.broadcast_to(constant, a.shape), missing):
             if np.abs(n.sum(over)).sum() <= RTOL * np.abs(n).sum():
-                yield f"within {where} the difference is constant: the mean of dy is not subtracted"
+                what = _amount("the mean of dy", of_dy, "not subtracted")
+                yield f"within {where} the difference is constant: {what}"
             elif np.abs(a.sum(over)).sum() <= RTOL * np.abs(a).sum():
                 yield f"within {where} a mean is subtracted that should stay: the formula of training, in evaluation?"
             else:
                 yield f"within {where} the difference is constant: a mean that is missing, or not the right one"
         elif same(slope * xhat, missing):
-            yield f"within {where} the difference is a multiple of xhat: the term xhat mean(dy xhat) is missing"
+            what = _amount("the term xhat mean(dy xhat)", of_both, "missing")
+            yield f"within {where} the difference is a multiple of xhat: {what}"
         elif same(constant + slope * xhat, missing) and same(constant, -slope, 1e-3):
             yield f"within {where} mean(dy xhat) is subtracted by itself: it belongs to xhat, as xhat mean(dy xhat)"
-        elif same(constant + slope * xhat, missing) and _proportional(case, over, xhat, constant, slope):
-            yield f"within {where} a constant and a multiple of xhat are missing: the means of dy and of dy xhat"
+        elif same(constant + slope * xhat, missing) and of_dy is not None and of_both is not None:
+            if abs(of_dy - of_both) < NEAR:
+                what = _amount("the means of dy and of dy xhat", of_dy, "missing")
+                yield f"within {where} the difference is a constant and a multiple of xhat: {what}"
+            else:
+                what = f"{1 - of_dy:.4g} times the mean of dy and {1 - of_both:.4g} times xhat mean(dy xhat)"
+                yield f"within {where} what is subtracted is {what}: each must be there once"
         if over != (a.ndim - 1,):
             yield from _channel_factors(case, over, std.reshape(-1))
 
 
-def _proportional(case: Case, over: tuple[int, ...], xhat: np.ndarray, constant: np.ndarray, slope: np.ndarray) -> bool:
-    """Whether constant and slope are to each other as the means of dy and of dy xhat are."""
-    dy = case.upstream
-    of_dy, of_both = dy.mean(over, keepdims=True), (dy * xhat).mean(over, keepdims=True)
-    return same(constant * of_both, slope * of_dy, 1e-3)
+def _shares(
+    case: Case, over: tuple[int, ...], xhat: np.ndarray, constant: np.ndarray, slope: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Which share of each of the two terms is missing; None where that is not one number.
+
+    What was measured is c (d - mean(d) - xhat mean(d xhat)), d being dy or dy times a scale, and c is found from it.
+    """
+    scales = [v for n, v in case.inputs.items() if n != case.name and v.shape == case.x.shape[-1:]]
+    for d in (case.upstream, *(case.upstream * scale for scale in scales)):
+        of_d, of_both = d.mean(over, keepdims=True), (d * xhat).mean(over, keepdims=True)
+        formula = d - of_d - xhat * of_both
+        c = (case.n * formula).sum(over, keepdims=True) / np.maximum((formula**2).sum(over, keepdims=True), 1e-300)
+        if same(c * formula, case.n, 1e-2):  # eps is neglected
+            return _share(-constant, c * of_d), _share(-slope, c * of_both)
+    return None, None
+
+
+def _share(missing: np.ndarray, whole: np.ndarray) -> float | None:
+    share = float((missing * whole).sum() / max((whole * whole).sum(), 1e-300))
+    return share if same(missing, share * whole, 1e-2) else None
+
+
+def _amount(term: str, share: float | None, absent: str) -> str:
+    """What is the matter with a term of which a share is missing."""
+    verb = "are" if term.startswith("the means") else "is"
+    if share is None:
+        return f"{term} {verb} {absent}, or not the right one"
+    there = 1 - share
+    what = "they" if verb == "are" else "it"
+    return f"{term} {verb} {absent}" if abs(there) < 1e-2 else f"{term} {verb} {there:.3g} times what {what} must be"
 
 
 def _channel_factors(case: Case, over: tuple[int, ...], std: np.ndarray) -> Iterator[str]:
@@ -102,7 +135,12 @@ def moments(case: Case) -> Iterator[str]:
     mine = next((kind for kind in kinds if _fits(case, case.a, kind, over, 1e-11)), None)
     if mine is None or _fits(case, case.n, mine, over, 1e-8):
         return
+    dy = case.upstream
+    if same(case.n, dy * ((case.n * dy).sum(over) / (dy * dy).sum(over))):
+        yield "nothing is to be subtracted here: mean and variance are constants, as in evaluation, not functions of x"
+        return
     theirs = next((kind for kind in kinds if _fits(case, case.n, kind, over, 1e-8)), None)
+    theirs = theirs or _with_another_eps(case, mine, over)
     if theirs is None:
         return
     if mine[0] != theirs[0]:
@@ -114,6 +152,18 @@ def moments(case: Case) -> Iterator[str]:
         yield f"it is made with eps = {mine[2]:g}; the forward pass has {theirs[2]:g}"
 
 
+def _with_another_eps(case: Case, mine: tuple, over: tuple[int, ...]) -> tuple | None:
+    """The kind that differs from this one by eps alone: the eps that fits best, if it fits."""
+    axes, ddof, _ = mine
+    exponents = np.linspace(-6, 0.5, 14)
+    for _ in range(9):
+        errors = [_misfit(case, case.n, (axes, ddof, 10**e), over) for e in exponents]
+        best = exponents[int(np.argmin(errors))]
+        exponents = best + (exponents[1] - exponents[0]) * np.linspace(-1, 1, 9)
+    kind = axes, ddof, float(10**best)
+    return kind if min(errors) < 1e-6 else None
+
+
 def _subsets(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [some for count in range(len(axes), 0, -1) for some in combinations(axes, count)]
 
@@ -122,14 +172,20 @@ def _fits(
     case: Case, gradient: np.ndarray, kind: tuple[tuple[int, ...], int, float], over: tuple[int, ...], rtol: float
 ) -> bool:
     """Whether a gradient is that of a batch norm with these moments, but for a factor of each channel."""
+    return _misfit(case, gradient, kind, over) <= rtol
+
+
+def _misfit(case: Case, gradient: np.ndarray, kind: tuple[tuple[int, ...], int, float], over: tuple[int, ...]) -> float:
+    """How far a gradient is from that of a batch norm with these moments, relative to its size."""
     axes, ddof, eps = kind
     x, dy = case.x, case.upstream
     if prod(x.shape[i] for i in over) <= 2:
-        return False
+        return np.inf
     variance = x.var(over, ddof=ddof) + eps
     if not variance.all():
-        return False
+        return np.inf
     xhat = (x - x.mean(over)) / np.sqrt(variance)
     formula = dy - dy.mean(axes, keepdims=True) - xhat * (dy * xhat).mean(axes, keepdims=True)
     c = (gradient * formula).sum(over) / np.maximum((formula * formula).sum(over), 1e-300)
-    return same(gradient, c * formula, rtol)
+    whole = float(np.linalg.norm(c * formula))
+    return float(np.linalg.norm(gradient - c * formula)) / whole if whole else np.inf

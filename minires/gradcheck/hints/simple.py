@@ -35,7 +35,7 @@ def factor(case: Case) -> Iterator[str]:
     """Off by a factor, with what it may be the number of."""
     a, n = case.measured(case.a, case.n)
     c = float((a * n).sum() / max((n * n).sum(), 1e-300))
-    if not same(a, c * n) or abs(c - 1) < NEAR:
+    if not same(a, c * n) or abs(c - 1) < NEAR or not case.linear:
         return
     if abs(c + 1) < RTOL:
         yield "the sign is wrong"
@@ -48,11 +48,12 @@ def factor(case: Case) -> Iterator[str]:
     sign = " and has the wrong sign" if c < 0 else ""
     ratio = abs(c) if large else 1 / abs(c)
     named = _named(ratio, case)
-    text = f"{named} = {ratio:.4g}" if named else f"{ratio:.6g}"
+    text = f"{named[0]} = {ratio:.4g}" if len(named) == 1 else f"{ratio:.6g}"
+    choice = f" ({ratio:.4g} is {', '.join(named[:-1])} or {named[-1]})" if len(named) > 1 else ""
     how = (
         "" if not named else ": a division by it is missing" if large else ": divided by it once too often, or averaged"
     )
-    yield f"it is {text} times too {'large' if large else 'small'}{sign}{how}"
+    yield f"it is {text} times too {'large' if large else 'small'}{sign}{choice}{how}"
 
 
 def _drops(case: Case) -> bool:
@@ -60,29 +61,44 @@ def _drops(case: Case) -> bool:
     return case.n.shape == case.upstream.shape and bool((case.n == 0).any())
 
 
-def _named(ratio: float, case: Case) -> str:
-    """What number of the problem a ratio is: a length of an axis, of several, or of a window; "" if none."""
+def _named(ratio: float, case: Case) -> list[str]:
+    """What numbers of the problem a ratio may be: a length of an axis, of several, of a window, or made of one."""
     if abs(ratio - 2) < RTOL:
-        return ""
+        return []
     names = []
     summed = prod(case.upstream.shape[:-1])
     if case.x.ndim == 1 < case.upstream.ndim and abs(summed - ratio) < RTOL * ratio:  # a bias
-        return " ".join(_letters(case.upstream, "O")[:-1])
-    for shape, letters in ((case.x.shape, _letters(case.x)), (case.upstream.shape, _letters(case.upstream, "O"))):
-        for count in range(1, len(shape) + 1):
-            for axes in combinations(range(len(shape)), count):
-                if abs(prod(shape[i] for i in axes) - ratio) < RTOL * ratio:
-                    names.append(" ".join(letters[i] for i in axes))
+        return [_length(case.upstream, tuple(range(case.upstream.ndim - 1)), "O")]
+    for array, output in ((case.x, ""), (case.upstream, "O")):
+        for count in range(1, array.ndim + 1):
+            for axes in combinations(range(array.ndim), count):
+                if abs(prod(array.shape[i] for i in axes) - ratio) < RTOL * ratio:
+                    names.append(_length(array, axes, output))
     side = round(ratio**0.5)
     if case.x.ndim == 4 and 1 < side <= 7 and abs(side**2 - ratio) < RTOL * ratio:
         names.append(f"k^2 of a {side} x {side} window")
-    return " or ".join(list(dict.fromkeys(names))[:3])
+    return list(dict.fromkeys(names))[:3] or _made_of_a_length(ratio, case)
 
 
-def _letters(array: np.ndarray, output: str = "") -> list[str]:
+def _made_of_a_length(ratio: float, case: Case) -> list[str]:
+    """The square root of a length, as in attention; m / (m - 1), as of an unbiased variance; 1 / ln 2, as of log2."""
+    for values in (case.x, case.upstream, *case.inputs.values()):
+        for length in values.shape:
+            if length > 2 and abs(ratio - length**0.5) < RTOL * ratio:
+                return [f"sqrt({length})"]
+            if length > 2 and abs(ratio - length / (length - 1)) < RTOL * ratio:
+                return [f"{length} / {length - 1}"]
+    return ["1 / ln 2"] if abs(ratio * np.log(2) - 1) < RTOL else []
+
+
+def _length(array: np.ndarray, axes: tuple[int, ...], output: str) -> str:
+    """The name of the length of some axes; those of an output picture have an O before them."""
     if array.ndim == 4:
-        return ["N", f"{output}H", f"{output}W", "C"]
-    return ["N", *(f"axis {i}" for i in range(1, array.ndim))]
+        letters = "N", f"{output}H", f"{output}W", "C"
+        return " ".join(letters[i] for i in axes)
+    if axes == (0,):
+        return "N"
+    return f"the length of axis {axes[0]}" if len(axes) == 1 else f"the product of the axes {', '.join(map(str, axes))}"
 
 
 def sums(case: Case) -> Iterator[str]:
@@ -153,6 +169,17 @@ def _part(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
     return array[(slice(None),) * axis + (slice(start, stop),)]
 
 
+def scattered(case: Case) -> Iterator[str]:
+    """The right numbers in the wrong places, in whatever order."""
+    a, n = np.sort(case.a, axis=None), np.sort(case.n, axis=None)
+    small = 1e-6 * np.abs(n).max()
+    if (np.abs(n) > small).sum() > 3 and np.allclose(a, n, rtol=1e-6, atol=small):
+        yield (
+            "it has the right numbers in the wrong places: a reshape where a transpose belongs, a permutation that is "
+            "not undone, or an index that counts otherwise"
+        )
+
+
 def product(case: Case) -> Iterator[str]:
     """A matrix that should have been transposed, or an average in place of the gradient."""
     dy = case.upstream
@@ -200,6 +227,8 @@ def overwritten(case: Case) -> Iterator[str]:
     for other, w in case.inputs.items():
         if other == case.name or w.ndim != 4 or not 1 < w.shape[0] * w.shape[1] <= 49:
             continue
+        if case.a.ndim != 4 or case.a.shape[0] != case.upstream.shape[0] or w.shape[3] != case.upstream.shape[-1]:
+            continue  # no picture, or no kernel
         if prod(w.shape[:2]) * prod(case.upstream.shape[1:-1]) <= prod(case.a.shape[1:-1]):
             continue  # no windows overlap
         heard = np.zeros(case.a.shape, int)  # from how many cells, each tried alone

@@ -35,15 +35,15 @@ def invariant(case: Case) -> Iterator[str]:
         if case.n.shape[axis] > 1 and np.abs(case.n.sum(axis)).sum() < 1e-7 * size < np.abs(case.a.sum(axis)).sum():
             yield (
                 f"it must sum to zero along axis {axis}, as adding a constant there changes nothing: a mean or a sum "
-                "over that axis is missing, or taken over another one"
+                "over that axis is missing, taken over another one, or spoilt by a factor that not all terms have"
             )
             return
 
 
 def _wrong(case: Case) -> np.ndarray | None:
-    """Which entries are wrong; None if it is all of them."""
+    """Which entries are wrong; None if it is all of them, or all that are not zero."""
     wrong = np.abs(case.a - case.n) > 1e-6 * max(float(np.abs(case.n).max()), 1e-300)
-    return None if wrong.all() or not wrong.any() else wrong
+    return None if not wrong.any() or np.array_equal(wrong, wrong | (case.n != 0)) else wrong
 
 
 def signs(case: Case) -> Iterator[str]:
@@ -56,7 +56,9 @@ def signs(case: Case) -> Iterator[str]:
             continue
         for sign, side in ((values < 0, "negative"), (values > 0, "positive")):
             if not (wrong & ~sign).any() and wrong.sum() > 0.9 * sign.sum():
-                yield f"it is wrong just where {what} is {side}: a mask that is missing, or of the wrong array?"
+                too_many = not case.a[wrong].any() and case.n[wrong].all()
+                mask = "one mask too many, or" if too_many else "a mask that is missing, or"
+                yield f"it is wrong just where {what} is {side}: {mask} of the wrong array?"
                 return
 
 
@@ -79,7 +81,10 @@ def unreached(case: Case) -> Iterator[str]:
         mine, measured = case.a.any(others), case.n.any(others)
         last, end = (int(np.flatnonzero(some)[-1]) + 1 for some in (mine, measured))
         if last < end:
-            yield f"nothing arrives from {last} on along axis {axis}: is the stride left out, or what is left over?"
+            yield (
+                f"nothing arrives from {last} on along axis {axis}: is the stride or the dilation left out, or what is "
+                "left over?"
+            )
 
 
 def places(case: Case) -> Iterator[str]:
@@ -110,6 +115,12 @@ def derivative(case: Case) -> Iterator[str]:
         if np.isfinite(gradient).all() and same(case.n, gradient):
             yield f"what was measured is {formula}, y being the output"
             return
+    over = tuple(range(dy.ndim - 1))
+    if over and same(case.n, dy * ((case.n * dy).sum(over) / (dy * dy).sum(over))):
+        yield (
+            "what was measured is dy times a number for each channel, so nothing is subtracted from it: are mean and "
+            "variance constants, as in evaluation?"
+        )
 
 
 def _along(wrong: np.ndarray, axis: int) -> Iterator[str]:
@@ -122,9 +133,18 @@ def _along(wrong: np.ndarray, axis: int) -> Iterator[str]:
         ends = "both ends" if len(at) == 2 else "the beginning" if at[0] == 0 else "the end"
         yield f"it is wrong only at {ends} of axis {axis}: padding, cropping, or what does not fill a whole window?"
     elif at[0] > 0 and len(at) == length - at[0]:
-        yield f"it is wrong only from {at[0]} on along axis {axis}: what is left over is treated differently"
-    elif len(at) > 1 and len(set(np.diff(at))) == 1 and at[1] - at[0] > 1:
-        yield f"it is wrong at one place in {at[1] - at[0]} along axis {axis}: a stride left out or misplaced?"
+        few = len(at) < length / 3
+        what = "is what is left over treated differently?" if few else "another group or gate, or an end left out?"
+        yield f"it is wrong only from {at[0]} on along axis {axis}: {what}"
+    elif len(at) > 2 and length > len(at) + 2 and _evenly(at) and (apart := at[1] - at[0]) * (len(at) + 1) >= length:
+        yield f"it is wrong at one place in {apart} along axis {axis}: a stride left out or misplaced?"
     else:
-        listed = ", ".join(map(str, at[:6])) + ("..." if len(at) > 6 else "")
-        yield f"it is wrong only at {listed} along axis {axis}"
+        right = np.flatnonzero(~wrong)
+        which, places = ("wrong", at) if len(at) <= len(right) else ("right", right)
+        listed = ", ".join(map(str, places[:6])) + ("..." if len(places) > 6 else "")
+        yield f"it is {which} only at {listed} along axis {axis}"
+
+
+def _evenly(at: np.ndarray) -> bool:
+    """Whether numbers are equally far apart, and not neighbours."""
+    return bool(at[1] - at[0] > 1 and len(set(np.diff(at))) == 1)
