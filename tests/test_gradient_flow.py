@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import minires
 from minires import Tensor, inspect, models, nn
 from minires import functional as F
 from minires.backend import asnumpy
@@ -101,6 +102,33 @@ def test_the_gradient_at_every_layer(rng):
     assert flow.loss == pytest.approx(loss.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_block_on_the_input_itself(rng, frozen):
+    model = nn.Sequential(Block(6, rng), nn.Linear(6, 3, generator=rng)).astype(np.float64)
+    x, labels = rng.standard_normal((5, 6)), np.array([0, 2, 1, 1, 0])
+    for parameter in model.parameters():
+        parameter.requires_grad = not frozen
+    (block,) = inspect.gradient_flow(model, (x, labels)).blocks
+    t = minires.tensor(x, requires_grad=True)
+    F.cross_entropy(model(t), labels).backward()
+    assert block.name == "0"
+    assert block.gradient == pytest.approx(np.linalg.norm(asnumpy(t.grad)), rel=1e-12)
+    assert block.skip == pytest.approx(block.above, rel=1e-12)
+    assert block.skip_share + block.branch_share == pytest.approx(1, abs=1e-12)
+    assert block.difference < 1e-12
+
+
+def test_a_weight_that_is_used_twice_is_no_block(rng):
+    class Tied(nn.Module):
+        def __init__(self):
+            self.w = nn.Parameter(rng.standard_normal((4, 4)))
+
+        def forward(self, x):
+            return F.relu(x @ self.w) @ self.w + self.w[:1]
+
+    assert inspect.gradient_flow(Tied(), rng.standard_normal((5, 4))).blocks == []
+
+
 def test_relus_that_are_off(rng):
     model = network(rng)
     model[1].first.bias.data[:4] = -1000
@@ -132,8 +160,12 @@ def test_an_upstream_gradient_from_a_seed(rng):
 
 
 def test_what_cannot_be_looked_into(rng):
-    with pytest.raises(ArgumentError, match="no parameter requires a gradient"):
-        inspect.gradient_flow(nn.ReLU(), rng.standard_normal((5, 4)))
+    class Constant(nn.Module):
+        def forward(self, x):
+            return x.detach()
+
+    with pytest.raises(ArgumentError, match="depends neither on its input nor on a parameter that is learned"):
+        inspect.gradient_flow(Constant(), rng.standard_normal((5, 4)))
     with pytest.raises(ArgumentError, match="no convolution with a window larger than 1x1"):
         inspect.responses(network(rng), rng.standard_normal((5, 4)))
 

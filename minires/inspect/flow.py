@@ -15,7 +15,7 @@ from ..nn import Module
 from ..ops.activation import ReLU
 from ..ops.arithmetic import Add
 from ..tensor import Node, Tensor
-from .trace import Fork, Trace, forks, inputs_first, left_as_it_was, prepared, trace
+from .trace import Fork, Place, Trace, forks, inputs_first, left_as_it_was, prepared, trace
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BlockFlow:
 
     The skip is the way with fewer operations than any other, the branch all the others.  Shares are of the whole
     gradient, along it: <part, dL/dx> / <dL/dx, dL/dx>, so they sum to 1, and one is negative where it points against
-    the sum.  x must have been computed with parameters that are learned: no gradient is taken of a network's input.
+    the sum.
 
     Attributes:
         name: of the module that joins the two ways.
@@ -138,7 +138,7 @@ def gradient_flow(
         seed: of the random upstream gradient.
 
     Raises:
-        ArgumentError: the model returns no recorded Tensor, because it has no parameters to differentiate by.
+        ArgumentError: the model's output does not depend on its input, nor on a parameter that is learned.
     """
     pair = isinstance(batch, tuple | list) and len(batch) == 2
     inputs, labels = batch if pair else (batch, None)
@@ -146,9 +146,12 @@ def gradient_flow(
     with left_as_it_was(model):
         for parameter in model.parameters():
             parameter.grad = None
+        x.requires_grad_()  # so that a block that stands on the input, or on frozen layers, has its gradient too
         found = trace(model, x)
         if found.output._node is None:
-            raise ArgumentError("gradient_flow: the model's output is not recorded: no parameter requires a gradient.")
+            raise ArgumentError(
+                "gradient_flow: the model's output depends neither on its input nor on a parameter that is learned."
+            )
         if pair:
             value = loss(found.output, labels)
             upstream = None
@@ -156,10 +159,11 @@ def gradient_flow(
             value = found.output
             normal = np.random.default_rng(seed).standard_normal(value.shape)
             upstream = array_module(value.data).asarray(normal, dtype=value.dtype)
-        split = [fork for fork in forks(found.output) if _is_skip(fork)]
+        split = [fork for fork in forks(found.output) if _is_skip(fork, x)]
         relus = _relus(found, value)  # before the functions are overheard
         heard = _Listener(split, [call.node for call in found.calls])
         value.backward(upstream)
+        heard.gradients[x] = x.grad
         layers = [
             LayerFlow(call.name, type(call.module).__name__, _norm(heard.gradients[call.node]), _weights(call.module))
             for call in found.calls
@@ -170,10 +174,13 @@ def gradient_flow(
     return GradientFlow(layers, blocks, relus, total)
 
 
-def _is_skip(fork: Fork) -> bool:
-    """Whether a fork is a residual connection: its ways meet in an addition, and one is shorter than all others."""
+def _is_skip(fork: Fork, x: Tensor) -> bool:
+    """Whether a fork is a residual connection: its ways meet in an addition, and one is shorter than all others.
+
+    Of the leaves only the input x can have one: a parameter that is used twice is tied.
+    """
     (_, shortest), (_, next_one) = fork.ways[:2]
-    return isinstance(fork.source, Node) and fork.merge.function is Add and shortest < next_one
+    return (isinstance(fork.source, Node) or fork.source is x) and fork.merge.function is Add and shortest < next_one
 
 
 class _Listener:
@@ -185,7 +192,7 @@ class _Listener:
     """
 
     def __init__(self, split: list[Fork], nodes: list[Node | None]) -> None:
-        self.gradients: dict[Node | None, Array] = {}
+        self.gradients: dict[Place | None, Array] = {}
         self.parts: dict[tuple[Any, Node], Array] = {}
         places = [place for fork in split for place in (fork.source, fork.merge)]
         for node in dict.fromkeys([*nodes, *places]):
@@ -220,7 +227,7 @@ class _Overheard:
 
 
 def _block(fork: Fork, heard: _Listener, owners: dict[Node, str]) -> BlockFlow:
-    whole, above = heard.gradients[fork.source], heard.gradients[fork.merge]  # type: ignore[index]
+    whole, above = heard.gradients[fork.source], heard.gradients[fork.merge]
     parts = [heard.parts.get((fork.source, user)) for user, _ in fork.ways]
     skip, *others = [np.zeros(whole.shape) if p is None else asnumpy(p).astype(np.float64) for p in parts]
     total, branch = asnumpy(whole).astype(np.float64), sum(others)

@@ -40,7 +40,9 @@ def main(arguments=None):
         print(f"{len(edits)} edits, and {len(left_out)} recorded as equivalent")
         return 0
     began = time.perf_counter()
-    limits = runner.Limits(options.seconds, options.device_seconds, options.patience, options.jobs, options.sanitizers)
+    limits = runner.Limits(
+        options.seconds, options.device_seconds, options.patience, jobs=options.jobs, sanitizers=options.sanitizers
+    )
     judge = runner.judge(root, edits, _python(_files(root, DEFAULT) if root == ROOT else paths), options.tests, limits,
                          root / ".pytest_cache" / "mutation")  # fmt: skip
     summary = report.Summary(judge.verdicts, {} if options.all else {e: equivalent[e.key] for e in left_out},

@@ -6,11 +6,11 @@ it, and if a sanitizer finds a race or a step past the end of an array it is not
 What stands between ``#ifndef CUDA_EMU`` and its end is not edited, as the emulator has its own in place of it.
 """
 
+import contextlib
 import os
 import re
 import tempfile
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 from .edits import Edit
@@ -144,7 +144,6 @@ def install(edit, source):
     from tests.gpu import emulator
 
     emulator._OPTIONS = (*_without_optimisation(), "-O0")
-    os.environ["MINIRES_EMULATOR_CACHE"] = str(_folder())
     before, edited = module.source, edit.apply(source)
     module.source = lambda precision=None: before(precision).replace(source, edited)
     module.forget()
@@ -167,10 +166,18 @@ def changes_nothing(edit, source):
     )  # fmt: skip
 
 
-@cache
-def _folder():
-    """Where edited kernels are kept until this process ends; made before the first fork, so that all use one."""
-    return Path(tempfile.mkdtemp(prefix="minires-mutation-"))
+@contextlib.contextmanager
+def folder():
+    """Somewhere for the libraries of edited text, as long as this lasts."""
+    name, before = "MINIRES_EMULATOR_CACHE", os.environ.get("MINIRES_EMULATOR_CACHE")
+    with tempfile.TemporaryDirectory(prefix="minires-mutation-") as place:
+        os.environ[name] = place
+        try:
+            yield
+        finally:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
 
 
 def under_sanitizers(edit, source):

@@ -71,6 +71,10 @@ class Record:
         wanted = {(path, line) for line in range(first, last + 1)}
         return [test for test, lines in self.lines.items() if not wanted.isdisjoint(lines)]
 
+    def reaching_any(self, paths):
+        """The tests that execute a statement of one of these files."""
+        return [test for test, lines in self.lines.items() if any(path in paths for path, _ in lines)]
+
     def _key(self, file):
         """The name of what is known about a file of tests: the sources that are edited, and where they are tested."""
         if file not in self._keys:

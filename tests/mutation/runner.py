@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,8 @@ class Judge:
                 raise RuntimeError("the process that records what the tests reach has failed")
             self._record.load(session.items)
         self.failing = self._record.failing & set(self._items)
-        self._judge()
+        with cuda.folder() if any(map(_is_cuda, self.edits)) else contextlib.nullcontext():
+            self._judge()
         self.seconds = time.perf_counter() - began
         return True
 
@@ -179,9 +181,13 @@ class Judge:
     def _reaching(self, edit):
         """The tests that execute an edited statement, or, for what is compiled as a whole, that launch a kernel."""
         if _is_cuda(edit):
-            launching = [p for p in self.paths if Path(p).parent == Path(edit.path).parent]
-            return sorted({t for p in launching for t in self._record.reaching(p, 0, len(self._sources.text(p)))})
+            return self._launching
         return self._record.reaching(edit.path, *self._lines_to_reach(edit))
+
+    @cached_property
+    def _launching(self):
+        folders = {str(Path(e.path).parent) for e in self.edits if _is_cuda(e)}
+        return self._record.reaching_any([p for p in self.paths if str(Path(p).parent) in folders])
 
     def _chosen(self, names, first, limit):
         """As many of these tests as the limit allows, one at least: half of the time for the quickest of all."""
