@@ -93,19 +93,20 @@ STORIES = {
     "the square's derivative in a penalty": (
         lambda x, w: (x @ w).sum() + 0.3 * (w**2).sum(),
         lambda dy, x, w: {"x": dy * np.broadcast_to(w.sum(1), x.shape), "w": dy * (x.sum(0)[:, None] + 0.3 * w)}, "w",
-        "times w itself: the derivative of its square", {"x": (7, 3), "w": (3, 5)}),
+        "a multiple of w itself: the derivative of its square", {"x": (7, 3), "w": (3, 5)}),
     "the norm taken for a constant": (
         lambda x: x / np.sqrt((x**2).sum(1, keepdims=True)),
         lambda dy, x: {"x": dy / np.sqrt((x**2).sum(1, keepdims=True))}, "x", "in each row, a multiple of x itself",
         {"x": (4, 7)}),
     "x log x": (
-        lambda x: (x * np.log(x)).sum(), lambda dy, x: {"x": dy * np.log(x)}, "x", "everywhere: a constant term",
+        lambda x: (x * np.log(x)).sum(), lambda dy, x: {"x": dy * np.log(x)}, "x",
+        "the same everywhere: a constant term",
         {"x": positive(3, 5)}),
     "the exponent not lowered": (
-        lambda x: x**3, lambda dy, x: {"x": 3 * x**3 * dy}, "x", "the factor x is too many", {"x": (4, 5)}),
+        lambda x: x**3, lambda dy, x: {"x": 3 * x**3 * dy}, "x", "the factor x once too often", {"x": (4, 5)}),
     "softplus": (
         lambda x: np.log(1 + np.exp(x)), lambda dy, x: {"x": dy * np.exp(x)}, "x",
-        "the factor (1 + exp(x)) is too many", {"x": (4, 5)}),
+        "the factor (1 + exp(x)) once too often", {"x": (4, 5)}),
     "square root of x": (
         lambda x: np.sqrt(x), lambda dy, x: {"x": dy / (2 * x)}, "x", "the factor y, the output, is missing",
         {"x": positive(4, 5)}),
@@ -168,8 +169,32 @@ STORIES = {
         "it is shifted by 1 along rows and columns", {"x": PICTURES, "w": KERNEL}),
     "NCHW: kernel turned around": (
         conv, lambda dy, x, w: {"x": conv_dx(dy, w[:, :, ::-1, ::-1], x.shape), "w": conv_dw(dy, x, w.shape)}, "x",
-        "it would be right with w[::-1, ::-1]: the kernel is turned around, or should be (axes counted as in NHWC",
+        "it would be right with w[:, :, ::-1, ::-1]: the kernel is turned around, or should be",
         {"x": PICTURES, "w": KERNEL}),
+    "NCHW: bias summed over other axes": (
+        lambda x, b: x * 2 + b[:, None, None], lambda dy, x, b: {"x": 2 * dy, "b": dy.sum((0, 1, 2))}, "b",
+        "dy is summed over the axes 0, 1, 2 instead of the axes 0, 2, 3", {"x": (2, 5, 7, 5), "b": (5,)}),
+    "NCHW: from a place on": (
+        lambda x, b: x * x + b[:, None, None], lambda dy, x, b: {
+            "x": 2 * dy * np.where(np.arange(9) < 4, x, np.cos(x)), "b": dy.sum((0, 2, 3))}, "x",
+        "only from 4 on along axis 3", {"x": (2, 3, 7, 9), "b": (3,)}),
+    "a layout nobody can tell": (
+        lambda z: (z**2).mean(), lambda dy, z: {"z": dy * 2 * z / z.size * 20}, "z",
+        "it is the product of the axes 2, 3 = 20 times too large", {"z": (2, 3, 5, 4)}),
+    "one over something": (
+        lambda x: x / 0.6, lambda dy, x: {"x": dy}, "x", "it is 1.66667 (1 / 0.6) times too small", {"x": (3, 5)}),
+    "unbiased, backward only": (
+        lambda x: x / 8**0.5, lambda dy, x: {"x": dy / 7**0.5}, "x", "it is sqrt(8 / 7) = 1.069 times too large",
+        {"x": (8, 3)}),
+    "the sign, in places": (
+        lambda x: np.abs(x - 0.1) ** 1.5, lambda dy, x: {"x": dy * 1.5 * np.abs(x - 0.1) ** 0.5}, "x",
+        "wherever it is wrong, it has the wrong sign", {"x": (7, 5)}),
+    "ReLU6 without its six": (
+        lambda x: np.clip(x, 0, 0.6), lambda dy, x: {"x": dy * (x > 0)}, "x",
+        "it is right wherever the measured gradient is not zero, and must be zero elsewhere", {"x": (7, 5)}),
+    "only a ReLU's mask": (
+        lambda x: np.maximum(np.sinh(x), 0), lambda dy, x: {"x": dy * (x > 0)}, "x",
+        "this is dy (y > 0), the mask of a ReLU alone", {"x": (7, 5)}),
     "NCHW: dw of the last picture": (
         conv, lambda dy, x, w: {"x": conv_dx(dy, w, x.shape), "w": conv_dw(dy[1:], x[1:], w.shape)}, "w",
         "dy at 0 along axis 0 makes no difference to it", {"x": (3, 3, 7, 6), "w": KERNEL}),
@@ -211,6 +236,12 @@ UNTRUE = {  # what is not to be said
         lambda x: np.clip(x, -0.5, 0.5), lambda dy, x: {"x": dy * (x < 0.5)}, "skip", {"x": (6, 7)}),
     "a leaky slope is no branch": (
         lambda x: np.maximum(x, 0), lambda dy, x: {"x": dy * np.where(x > 0, 1, 0.1)}, "skip", {"x": (6, 7)}),
+    "a slope for what is negative": (
+        lambda x, s: np.where(x < 0, s * x, x), lambda dy, x, s: {
+            "x": dy * np.where(x < 0, s, 1), "s": (dy * x).sum(0)}, "normalised", {"x": (6, 5), "s": (5,)}),
+    "a few wrong entries in a row": (
+        lambda x: np.where(x < -1.2, -x, 2 * x), lambda dy, x: {"x": np.where(x < -1.2, dy * np.cos(x), 2 * dy)},
+        "along axis", {"x": (4, 11)}),
     "not linear in dy, so no factor": (
         lambda x: x * 2, lambda dy, x: {"x": 2 * np.sign(dy)}, "times too", {"x": (6,)}),
 }  # fmt: skip
@@ -235,6 +266,12 @@ def test_no_false_story(name):
         assert not any(re.search(untrue, hint) for hint in found.values()), found
 
 
+def test_forward_in_float32_is_said(rng):
+    forward = lambda x: np.sin(x).astype(np.float32)
+    with pytest.raises(ArgumentError, match="forward returned float32 although its inputs are float64"):
+        gradcheck_fn(forward, lambda dy, x: {"x": dy * np.cos(x)}, {"x": rng.standard_normal(3)})
+
+
 # -- right gradients that are hard to measure -------------------------------------------------------------------------
 
 
@@ -244,6 +281,21 @@ def test_a_logarithm_near_zero_is_measured(seed):
     for method in ("auto", "central"):
         report = gradcheck_fn(lambda x: np.log(x), lambda dy, x: {"x": dy / x}, {"x": x}, seed, method=method)
         assert report.ok, report
+
+
+@pytest.mark.parametrize("scale", [10, 20, 30, 50, 100, 300])
+def test_a_softmax_deep_in_saturation_is_not_called_wrong(scale):
+    """All that is left of its gradient is what rounding makes of dy - sum(dy y)."""
+
+    def backward(dy, z):
+        y = softmax(z)
+        return {"z": y * (dy - (dy * y).sum(1, keepdims=True))}
+
+    for seed in range(20):
+        z = scale * np.random.default_rng(seed).standard_normal((5, 6))
+        assert gradcheck_fn(lambda z: softmax(z), backward, {"z": z}, seed)["z"].verdict in ("ok", "inconclusive")
+        half = lambda dy, z: {"z": backward(dy, z)["z"] / 2}
+        assert gradcheck_fn(lambda z: softmax(z), half, {"z": z}, seed)["z"].verdict != "ok"
 
 
 def test_a_gradient_in_float32_is_no_other_mistake(rng):

@@ -12,7 +12,7 @@ from ..backend import Array, array_module, asnumpy
 from ..errors import ArgumentError
 from .hints import Case, hints
 from .measure import check_input
-from .numeric import Probe
+from .numeric import Probe, dust
 from .report import Report
 
 # what rounding may leave of the linearity of a backward pass
@@ -107,12 +107,13 @@ def examine(passes: Passes, settings: Settings) -> Report:
             n, probe, analytic[n], rng, settings.rtol, settings.max_entries, n in settings.zero, settings.method
         )
     claimed = {n: g for n, g in analytic.items() if g is not None and n not in settings.zero and np.isfinite(g).all()}
-    linear = _linear(passes.backward, upstream, claimed, rng, max(_LINEAR, 1e-2 * settings.rtol))
+    left = dust(upstream, value)
+    linear = _linear(passes.backward, upstream, claimed, rng, max(_LINEAR, 1e-2 * settings.rtol), left)
     twice = passes.backward(upstream, times=2)
     for n, found in report.inputs.items():
         if found.ok and not linear.get(n, True):
             found.verdict = "FAIL"
-        if found.ok and n in claimed and not _is_twice(twice[n], claimed[n]):
+        if found.ok and n in claimed and not _is_twice(twice[n], claimed[n], left):
             found.verdict = "FAIL"
             found.note = (
                 "a second backward pass does not add the same gradient once more: something is kept between two calls, "
@@ -131,8 +132,12 @@ def _linear(
     analytic: Mapping[str, np.ndarray],
     rng: np.random.Generator,
     tolerance: float,
+    left: float,
 ) -> dict[str, bool]:
-    """For each input whether B(2 u - 3 v) = 2 B(u) - 3 B(v), as for every backward pass B: it is a matrix product."""
+    """For each input whether B(2 u - 3 v) = 2 B(u) - 3 B(v), as for every backward pass B: it is a matrix product.
+
+    ``left`` is what rounding may leave of each entry.
+    """
     other = rng.standard_normal(upstream.shape)
     of_other, of_both = backward(other), backward(2 * upstream - 3 * other)
     linear = {}
@@ -144,12 +149,14 @@ def _linear(
         size = 2 * np.linalg.norm(u) + 3 * np.linalg.norm(v)
         rounded = np.array_equal(u, u.astype(np.float32))  # which is another mistake
         limit = max(tolerance, _LINEAR_IN_FLOAT32) if rounded else tolerance
-        linear[name] = bool(np.linalg.norm(both - (2 * u - 3 * v)) <= limit * size)
+        linear[name] = bool(np.linalg.norm(both - (2 * u - 3 * v)) <= limit * size + left * u.size**0.5)
     return linear
 
 
-def _is_twice(twice: np.ndarray | None, once: np.ndarray) -> bool:
-    return twice is not None and bool(np.linalg.norm(twice - 2 * once) <= _LINEAR * np.linalg.norm(once))
+def _is_twice(twice: np.ndarray | None, once: np.ndarray, left: float) -> bool:
+    if twice is None:
+        return False
+    return bool(np.linalg.norm(twice - 2 * once) <= _LINEAR * np.linalg.norm(once) + left * once.size**0.5)
 
 
 def _explain(

@@ -18,6 +18,8 @@ STEP = 6e-6
 _TINY = 1e-30
 # what rounding may leave of a difference that is zero by a formula, beside the numbers it is made of
 _ROUNDING = 1e-11
+# and of terms that cancel, in units of the last place
+_DUST = 1e3
 
 
 @dataclass
@@ -32,6 +34,15 @@ class Slopes:
 
     central: float
     gap: float
+
+
+def dust(upstream: np.ndarray, output: np.ndarray) -> float:
+    """What terms of the size of ``upstream`` that cancel may leave of a gradient, however it is computed.
+
+    Deep in saturation, as of a softmax of large logits, all that there is of a gradient is such dust.
+    """
+    size = float(np.abs(upstream).max(initial=0.0)) * min(1.0, float(np.abs(output).max(initial=0.0)))
+    return _DUST * float(np.finfo(np.float64).eps) * size
 
 
 def _disagree(steps: list[Slopes], analytic: float) -> bool:
@@ -52,6 +63,7 @@ class Probe:
 
     Attributes:
         method: "central", "complex step" or "affine"; see `choose`.
+        dust: a difference from the analytic gradient that may be rounding; see `dust`.
     """
 
     def __init__(
@@ -65,6 +77,7 @@ class Probe:
         self.forward, self.array, self.upstream, self.output = forward, array, upstream, output
         self.complex_forward = complex_forward
         self.method = "central"
+        self.dust = dust(upstream, output)
 
     def choose(self, rng: np.random.Generator, method: str = "auto") -> None:
         """Find out how this input is measured best.

@@ -95,6 +95,11 @@ class _Plain:
         result = self._forward(**self._call())
         if not isinstance(result, np.ndarray | np.generic | float | int):
             raise ArgumentError(f"gradcheck {self.name}: forward returned {type(result).__name__}, not one array.")
+        if isinstance(result, np.ndarray | np.generic) and result.dtype in (np.float32, np.float16):
+            raise ArgumentError(
+                f"gradcheck {self.name}: forward returned {result.dtype} although its inputs are float64, so that "
+                "differences would see little but rounding. Leave the conversion out, and make buffers like the input."
+            )
         return np.array(result, np.float64)  # a copy: it may return one of its inputs
 
     def complex_forward(self, name: str) -> Callable[[np.ndarray], np.ndarray]:

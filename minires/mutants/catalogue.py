@@ -83,7 +83,7 @@ CATALOGUE = [
     Mutant("relu", "no mask", lambda dy, x: dy, "this is dy itself"),
     Mutant("relu", "mask from dy", lambda dy, x: dy * (dy > 0), "a mask made from dy"),
     Mutant("relu", "guided backpropagation", lambda dy, x: dy * (x > 0) * (dy > 0), "a mask made from dy"),
-    Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "the factor x is too many"),
+    Mutant("relu", "times x", lambda dy, x: dy * np.maximum(x, 0), "the factor x once too often"),
     Mutant("relu", "leaky", lambda dy, x: dy * np.where(x > 0, 1, 0.01), r"right with dy \(y > 0\)"),
     Mutant("tanh", "y for y squared", lambda dy, x: dy * (1 - np.tanh(x)), r"dy \(1 - y\^2\), as of tanh"),
     Mutant(

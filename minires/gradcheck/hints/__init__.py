@@ -7,8 +7,6 @@ told only if they hold to 1e-5; where none does, what can be said of the places 
 
 from __future__ import annotations
 
-import re
-
 from . import layout, listening, multiple, norm, residual, simple, where
 from .case import Case
 
@@ -43,9 +41,9 @@ def hints(case: Case) -> list[str]:
     (measured,) = case.measured(case.n)
     if not measured.any():
         return ["the result does not depend on it, so it must be zero"]
-    if layout.channels_first(case):
-        told = _climb(layout.channels_last(case))
-        return [hint + layout.NOTE if re.search(r"\bax[ei]s|\[::-1", hint) else hint for hint in told]
+    case.order = layout.order(case)
+    if case.order == "NCHW":
+        return [layout.in_the_order_of(hint, case) for hint in _climb(layout.channels_last(case))]
     return _climb(case)
 
 

@@ -25,6 +25,7 @@ class Case:
         again: ``again(name, other, value)`` is the gradient that comes back for an input if another input, or "dy", has
             another value; None if the backward pass cannot be run there.
         reached: ``reached(name)`` says which outputs change when an input does; None if that is not known.
+        order: of the axes of pictures, "NHWC" or "NCHW"; None if there are none, or it cannot be told.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     linear: bool = True
     again: Callable[[str, str, np.ndarray], np.ndarray | None] = lambda name, other, value: None
     reached: Callable[[str], np.ndarray | None] = lambda name: None
+    order: str | None = None
 
     @property
     def x(self) -> np.ndarray:

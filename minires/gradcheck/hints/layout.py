@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,25 +10,25 @@ import numpy as np
 from .case import Case
 
 _PICTURE, _KERNEL = (0, 2, 3, 1), (2, 3, 1, 0)  # to (N, H, W, C) and to (KH, KW, C, O)
-NOTE = " (axes counted as in NHWC pictures and (KH, KW, C, O) kernels)"
 
 
-def channels_first(case: Case) -> bool:
-    """Whether the pictures of a case have their channels before their pixels, as far as its shapes tell."""
+def order(case: Case) -> str | None:
+    """ "NHWC" or "NCHW", as far as the shapes tell; None if they do not."""
     pictures, kernels = _roles(case)
     if not pictures:
-        return False
-    x, dy = (case.inputs[pictures[0]].shape, case.upstream.shape)
+        return None
+    x, dy = case.inputs[pictures[0]].shape, case.upstream.shape
+    first = last = False
     if len(dy) == 4 and kernels:
         w = case.inputs[kernels[0]].shape
         first = w[0] == dy[1] and x[1] % w[1] == 0 and x[2] >= w[2] and x[3] >= w[3]
-        return first and not (w[3] == dy[3] and x[3] % w[2] == 0)
-    lengths = {v.size for v in case.inputs.values() if v.size in (x[1], x[3]) and v.size == max(v.shape)}
-    if lengths:
-        return lengths == {x[1]} and x[1] != x[3]
-    if len(dy) == 4:
-        return dy[1] == x[1] and dy[2] != x[2] and dy[3] != x[3]
-    return len(dy) == 2 and dy[1] == x[1] != x[3]
+        last = w[3] == dy[3] and x[3] % w[2] == 0 and x[1] >= w[0] and x[2] >= w[1]
+    elif lengths := {v.size for v in case.inputs.values() if v.size in (x[1], x[3]) and v.size == max(v.shape)}:
+        first, last = x[1] in lengths, x[3] in lengths
+    elif len(dy) in (2, 4):
+        first = dy[1] == x[1] and dy[2:] != x[2:]
+        last = dy[-1] == x[3] and dy[1:-1] != x[1:-1]
+    return None if first == last else "NCHW" if first else "NHWC"
 
 
 def _roles(case: Case) -> tuple[list[str], list[str]]:
@@ -36,8 +37,25 @@ def _roles(case: Case) -> tuple[list[str], list[str]]:
     area = {name: case.inputs[name].shape[2] * case.inputs[name].shape[3] for name in fours}
     largest = max(area.values(), default=0)
     pictures = [n for n in fours if area[n] == largest or case.inputs[n].shape[0] == case.upstream.shape[0]]
-    kernels = [n for n in fours if n not in pictures and max(case.inputs[n].shape[2:]) <= 11]
+    kernels = [n for n in fours if n not in pictures and case.inputs[n].size > max(case.inputs[n].shape)]
     return [n for n in pictures if max(case.inputs[n].shape) > 1], kernels
+
+
+def in_the_order_of(hint: str, case: Case) -> str:
+    """What was said of the axes of `channels_last`, said of those of the case."""
+    pictures, kernels = _roles(case)
+    own = _PICTURE if case.name in pictures else _KERNEL if case.name in kernels else None
+    of_dy = re.search(r"\bdy\b.*\bax[ei]s", hint) is not None
+    axes = (_PICTURE if case.upstream.ndim == 4 else None) if of_dy else own
+    if axes is not None:
+        hint = re.sub(r"\baxis \d+|\baxes \d+(?:(?:, | and )\d+)*", lambda found: _mapped(found[0], axes), hint)
+    return hint.replace("[::-1, ::-1]", "[:, :, ::-1, ::-1]")
+
+
+def _mapped(text: str, axes: tuple[int, ...]) -> str:
+    """A list of axes in words with other numbers, in their order."""
+    numbers = iter(sorted(axes[int(number)] for number in re.findall(r"\d+", text)))
+    return re.sub(r"\d+", lambda found: str(next(numbers)), text)
 
 
 def channels_last(case: Case) -> Case:
@@ -63,4 +81,5 @@ def channels_last(case: Case) -> Case:
     return replace(
         case, inputs=by_name(case.inputs), analytic=by_name(case.analytic), numeric=by_name(case.numeric),
         upstream=turned("dy", case.upstream), output=turned("dy", case.output), again=again, reached=reached,
+        order="NHWC",
     )  # fmt: skip

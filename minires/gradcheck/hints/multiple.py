@@ -15,8 +15,8 @@ def of_the_input(case: Case) -> Iterator[str]:
     whole = float((missing * x).sum() / max((x * x).sum(), 1e-300))
     if x.size > 2 and same(whole * x, missing):
         yield (
-            f"what is missing is {whole:.4g} times {case.name} itself: the derivative of its square (a penalty, weight "
-            "decay), or of its norm"
+            f"what is missing is a multiple of {case.name} itself: the derivative of its square (a penalty, weight "
+            "decay), or of its norm, is absent or has another factor"
         )
     elif x.ndim > 1 and x.shape[-1] > 2:
         squares = (x * x).sum(-1, keepdims=True)
@@ -32,7 +32,7 @@ def constant(case: Case) -> Iterator[str]:
     """What is missing is one number."""
     missing = case.n - case.a
     if missing.size > 2 and same(np.full_like(missing, missing.mean()), missing):
-        yield f"what is missing is {missing.mean():.4g} everywhere: a constant term, such as the 1 of x log x"
+        yield "what is missing is the same everywhere: a constant term, such as the 1 in the derivative of x log x"
 
 
 def quotient(case: Case) -> Iterator[str]:
@@ -49,7 +49,7 @@ def quotient(case: Case) -> Iterator[str]:
             if not np.isfinite(values).all() or np.ptp(values) < NEAR:
                 continue
             if same(case.a, case.n * values):
-                yield f"the factor {what} is too many"
+                yield f"it has the factor {what} once too often"
                 return
             if same(case.a * values, case.n):
                 yield f"the factor {what} is missing"

@@ -116,10 +116,24 @@ def linear_in_x(case: Case) -> Iterator[str]:
         if other == case.name or x.ndim < 2 or x.shape != case.upstream.shape or case.a.shape != x.shape[-1:]:
             continue
         over = tuple(range(x.ndim - 1))
+        if not _normalised(case, other):
+            continue
         if same(case.a, (case.upstream * x).sum(over)):
             yield f"it is the sum of dy {other}: {other} must be normalised first, sum of dy xhat"
         elif same(case.a, (case.upstream * (x - x.mean(over))).sum(over)):
             yield f"it is the sum of dy ({other} - mean): divide by the standard deviation"
+
+
+def _normalised(case: Case, other: str) -> bool:
+    """Whether the gradient is the sum of dy xhat: of a batch norm, in training or evaluation, or of a layer norm."""
+    x, dx, dy = case.inputs[other], case.numeric[other], case.upstream
+    over = tuple(range(x.ndim - 1))
+    for axes in (over, -1):
+        std = x.std(axes, keepdims=True)
+        xhat = (x - x.mean(axes, keepdims=True)) / np.where(std == 0, 1, std)
+        if same(case.n, (dy * xhat).sum(over), 1e-2):
+            return True
+    return same(dx, dy * ((dx * dy).sum(over) / (dy * dy).sum(over)))  # in evaluation a number for each channel
 
 
 def moments(case: Case) -> Iterator[str]:

@@ -23,7 +23,10 @@ def skip(case: Case) -> Iterator[str]:
         elif same(a - n, through):
             yield f"the skip is counted twice: {what} was added once too often"
         elif same(a, through) and not same(np.sort(n), np.sort(through)):  # else it is in the wrong places
-            yield f"this is {what} itself: the derivative of the operation, or of the branch, is missing"
+            if through is dy:
+                yield "this is dy itself: the derivative of the operation, or of the branch, is missing"
+            elif not same(a[n != 0], n[n != 0]):
+                yield "this is dy (y > 0), the mask of a ReLU alone: the derivative of what comes before it is missing"
     if not same(a, dy) and same(a - n, dy - masked):
         yield "the ReLU after the addition masks the skip as well: multiply dy by (y > 0) before it is sent both ways"
 

@@ -48,7 +48,14 @@ def factor(case: Case) -> Iterator[str]:
     sign = " and has the wrong sign" if c < 0 else ""
     ratio = abs(c) if large else 1 / abs(c)
     named = _named(ratio, case)
-    text = f"{named[0]} = {ratio:.4g}" if len(named) == 1 else f"{ratio:.6g}"
+    made = [] if named else _made_of_a_length(ratio, case)
+    hundredths = 100 / ratio
+    if len(named or made) == 1:
+        text = f"{(named or made)[0]} = {ratio:.4g}"
+    elif not named and abs(hundredths - round(hundredths)) < RTOL * hundredths and abs(ratio - round(ratio)) > RTOL:
+        text = f"{ratio:.6g} (1 / {hundredths / 100:.2g})"
+    else:
+        text = f"{ratio:.6g}"
     choice = f" ({ratio:.4g} is {', '.join(named[:-1])} or {named[-1]})" if len(named) > 1 else ""
     how = (
         "" if not named else ": a division by it is missing" if large else ": divided by it once too often, or averaged"
@@ -62,22 +69,22 @@ def _drops(case: Case) -> bool:
 
 
 def _named(ratio: float, case: Case) -> list[str]:
-    """What numbers of the problem a ratio may be: a length of an axis, of several, of a window, or made of one."""
+    """What numbers of the problem a ratio may be: a length of an axis, of several, or of a window."""
     if abs(ratio - 2) < RTOL:
         return []
     names = []
     summed = prod(case.upstream.shape[:-1])
     if case.x.ndim == 1 < case.upstream.ndim and abs(summed - ratio) < RTOL * ratio:  # a bias
-        return [_length(case.upstream, tuple(range(case.upstream.ndim - 1)), "O")]
+        return [_length(case.upstream, tuple(range(case.upstream.ndim - 1)), "O", case.order is not None)]
     for array, output in ((case.x, ""), (case.upstream, "O")):
         for count in range(1, array.ndim + 1):
             for axes in combinations(range(array.ndim), count):
                 if abs(prod(array.shape[i] for i in axes) - ratio) < RTOL * ratio:
-                    names.append(_length(array, axes, output))
+                    names.append(_length(array, axes, output, case.order is not None))
     side = round(ratio**0.5)
     if case.x.ndim == 4 and 1 < side <= 7 and abs(side**2 - ratio) < RTOL * ratio:
         names.append(f"k^2 of a {side} x {side} window")
-    return list(dict.fromkeys(names))[:3] or _made_of_a_length(ratio, case)
+    return list(dict.fromkeys(names))[:3]
 
 
 def _made_of_a_length(ratio: float, case: Case) -> list[str]:
@@ -86,14 +93,15 @@ def _made_of_a_length(ratio: float, case: Case) -> list[str]:
         for length in values.shape:
             if length > 2 and abs(ratio - length**0.5) < RTOL * ratio:
                 return [f"sqrt({length})"]
-            if length > 2 and abs(ratio - length / (length - 1)) < RTOL * ratio:
-                return [f"{length} / {length - 1}"]
+            for power, text in ((1, "{} / {}"), (0.5, "sqrt({} / {})")):
+                if length > 2 and abs(ratio - (length / (length - 1)) ** power) < RTOL * ratio:
+                    return [text.format(length, length - 1)]
     return ["1 / ln 2"] if abs(ratio * np.log(2) - 1) < RTOL else []
 
 
-def _length(array: np.ndarray, axes: tuple[int, ...], output: str) -> str:
+def _length(array: np.ndarray, axes: tuple[int, ...], output: str, lettered: bool) -> str:
     """The name of the length of some axes; those of an output picture have an O before them."""
-    if array.ndim == 4:
+    if array.ndim == 4 and lettered:
         letters = "N", f"{output}H", f"{output}W", "C"
         return " ".join(letters[i] for i in axes)
     if axes == (0,):
@@ -135,7 +143,7 @@ def rearranged(case: Case) -> Iterator[str]:
     a, n = case.a, case.n
     square = a.ndim >= 2 and a.shape[-1] == a.shape[-2]
     if a.ndim == 4 and square and same(a.swapaxes(2, 3), n):
-        yield "its input and output channels, the last two axes, are exchanged"
+        yield "its input and output channels, the axes 2 and 3, are exchanged"
     elif square and same(a.swapaxes(-1, -2), n):
         yield "it is transposed"
     if a.ndim == 4 and same(a[::-1, ::-1], n):
@@ -200,7 +208,7 @@ def other_input(case: Case) -> Iterator[str]:
         turned = w.ndim == 4 and w.shape[0] * w.shape[1] > 1
         if square and _right_with(case, other, w.swapaxes(-1, -2)):
             which = "input and output channels" if w.ndim == 4 else "rows and columns"
-            yield f"it would be right with the {which} of {other}, its last two axes, exchanged"
+            yield f"it would be right with the {which} of {other}, the axes {w.ndim - 2} and {w.ndim - 1}, exchanged"
         for axis, length in enumerate(w.shape):
             if length % 2 == 0 and _right_with(case, other, np.roll(w, length // 2, axis)):
                 yield f"it would be right with the two halves of {other} along axis {axis} exchanged"
@@ -214,7 +222,8 @@ def other_channels(case: Case) -> Iterator[str]:
     for shift in range(1, min(channels, 17)):
         if _right_with(case, "dy", np.roll(case.upstream, shift, -1)):
             by = shift if 2 * shift <= channels else shift - channels
-            yield f"it takes the channels of dy from the wrong place on: they are off by {by} along the last axis"
+            axis = case.upstream.ndim - 1
+            yield f"it takes the channels of dy from the wrong place on: they are off by {by} along axis {axis}"
 
 
 def _right_with(case: Case, other: str, value: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .case import RTOL, Case, same
+from .case import NEAR, RTOL, Case, same
 
 
 def conserved(case: Case) -> Iterator[str]:
@@ -34,8 +34,8 @@ def invariant(case: Case) -> Iterator[str]:
     for axis in reversed(range(case.n.ndim)):
         if case.n.shape[axis] > 1 and np.abs(case.n.sum(axis)).sum() < 1e-7 * size < np.abs(case.a.sum(axis)).sum():
             yield (
-                f"it must sum to zero along axis {axis}, as adding a constant there changes nothing: a mean or a sum "
-                "over that axis is missing, taken over another one, or spoilt by a factor that not all terms have"
+                f"it must sum to zero along axis {axis}, as adding a constant there changes nothing: is a mean or sum "
+                "there missing, or over another axis, a factor on some terms only, a product transposed?"
             )
             return
 
@@ -55,6 +55,8 @@ def signs(case: Case) -> Iterator[str]:
         if values.shape != case.a.shape or not ((values > 0).any() and (values < 0).any()):
             continue
         for sign, side in ((values < 0, "negative"), (values > 0, "positive")):
+            if min(sign.sum(), (~sign).sum()) < 4:
+                continue  # which may be chance
             if not (wrong & ~sign).any() and wrong.sum() > 0.9 * sign.sum():
                 too_many = not case.a[wrong].any() and case.n[wrong].all()
                 mask = "one mask too many, or" if too_many else "a mask that is missing, or"
@@ -92,8 +94,17 @@ def places(case: Case) -> Iterator[str]:
     wrong = _wrong(case)
     if wrong is None:
         return
+    c = float((case.a * case.n)[wrong].sum() / max((case.n[wrong] ** 2).sum(), 1e-300))
+    if wrong.sum() > 2 and same(case.a[wrong], c * case.n[wrong]) and abs(c) > NEAR:
+        size = "" if abs(c + 1) < NEAR else f"is {abs(c):.4g} times what it must be{', and ' if c < 0 else ''}"
+        yield f"wherever it is wrong, it {size}{'has the wrong sign' if c < 0 else ''}"
+        return
     for axis in range(wrong.ndim):
-        yield from _along(np.asarray(wrong.any(tuple(i for i in range(wrong.ndim) if i != axis))), axis)
+        others = tuple(i for i in range(wrong.ndim) if i != axis)
+        somewhere = np.asarray(wrong.any(others))
+        counted = wrong | (case.n != 0)
+        if wrong.sum() > 0.5 * np.compress(somewhere, counted, axis).sum():  # else the places are chance
+            yield from _along(somewhere, axis)
 
 
 def derivative(case: Case) -> Iterator[str]:

@@ -7,7 +7,7 @@ MISTAKES = [
     Mistake(1, "guided backpropagation", "dy * (x > 0)", "dy * (x > 0) * (dy > 0)", "a mask made from dy"),
     Mistake(1, "no mask", "dy * (x > 0)", "1.0 * dy", "this is dy itself"),
     Mistake(1, "slope 1 at zero", "dy * (x > 0)", "dy * (x >= 0)", "the mask is x > 0, not x >= 0"),
-    Mistake(1, "times x", "dy * (x > 0)", "dy * relu(x)", "the factor x is too many"),
+    Mistake(1, "times x", "dy * (x > 0)", "dy * relu(x)", "the factor x once too often"),
     Mistake(1, "dy changed in place", "dy * (x > 0)", "np.multiply(dy, x > 0, out=dy)", "in place"),
     Mistake(
         2,
