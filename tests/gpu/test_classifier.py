@@ -50,6 +50,28 @@ def test_a_label_out_of_range_makes_its_loss_nan(rng):
     assert np.isnan(losses.get()).tolist() == [False, True, False, True]
 
 
+def test_what_is_not_contiguous_is_copied(rng):
+    """A kernel gets a pointer and knows of no strides."""
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((5, 3), (3, 4), (4,), (5,))]
+    labels = cupy().asarray(rng.integers(0, 4, 5))
+    results = []
+    for x, w, b, dloss in (
+        [cupy().asarray(a) for a in arrays],
+        [cupy().asarray(np.stack([0 * a, a], -1))[..., 1] for a in arrays],
+    ):
+        losses, logits, probabilities = implicit.linear_cross_entropy(x, w, b, labels, 0.1)
+        backward = implicit.linear_cross_entropy_backward(dloss, 0.5, probabilities, labels, 0.1, x, w)
+        results.append((losses, logits, probabilities, *backward))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one.get(), other.get())
+
+
+@pytest.mark.parametrize(("x", "w", "suit"), [((1, 1), (1, 1), True), ((0, 3), (3, 4), False), ((2, 3), (3, 0), False)])
+def test_nothing_is_left_to_other_kernels(x, w, suit):
+    """There is no launch of no blocks, and no first class to begin with."""
+    assert implicit.suits_linear_cross_entropy(cupy().ones(x, np.float32), cupy().ones(w, np.float32)) == suit
+
+
 class Things:
     """A layer and pictures of them, on the GPU; everything requires a gradient."""
 

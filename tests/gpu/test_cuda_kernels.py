@@ -8,11 +8,22 @@ import pytest
 
 import minires
 from minires import data, optim
-from minires.backend import cupy
+from minires.backend import cupy, graphs
 from minires.data.resident import Resident
 from minires.kernels import KERNELS, reference
-from minires.kernels.cuda import PRECISIONS, augment, im2col, implicit, norm, use_precision
+from minires.kernels.cuda import (
+    PRECISIONS,
+    augment,
+    get_precision,
+    im2col,
+    implicit,
+    module,
+    norm,
+    plain,
+    use_precision,
+)
 from minires.kernels.cuda.descent import Descent, scaling_of
+from tests.gpu import standin
 
 pytestmark = [pytest.mark.host_only("uses both devices in one test"), pytest.mark.usefixtures("gpu")]
 
@@ -127,6 +138,65 @@ def test_the_readable_convolution(case, rng):
         assert distance(one, other) < 1e-12
 
 
+@pytest.mark.parametrize("kind", [im2col, implicit])
+def test_the_moments_of_a_convolution_with_a_bias(kind, rng):
+    case = CASES[0]
+    x, w, _ = arrays(case, rng)
+    b = rng.standard_normal(w.shape[3]).astype(np.float32)
+    y = reference.conv2d(x, w, b, *window(case))
+    results = kind.conv2d_moments(*on_gpu(x, w, b), *window(case))
+    for one, other in zip(results, (y, *reference.moments(y)), strict=True):
+        np.testing.assert_allclose(one.get(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [im2col, implicit])
+def test_a_gradient_that_nobody_wants_is_not_computed(kind, rng):
+    case = CASES[0]
+    x, w, dy = on_gpu(*arrays(case, rng))
+    rest = x.shape, w.shape, *window(case)
+    dx, dw = kind.conv2d_backward(dy, x, w, *rest)
+    only_dx, nothing = kind.conv2d_backward(dy, None, w, *rest)
+    assert nothing is None
+    np.testing.assert_array_equal(only_dx.get(), dx.get())
+    nothing, only_dw = kind.conv2d_backward(dy, x, None, *rest)
+    assert nothing is None
+    np.testing.assert_array_equal(only_dw.get(), dw.get())
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "wide"), [(16, 1, 16), (17, 1, 32), (32, 1, 32), (33, 1, 64), (32, 2, 16)]
+)
+def test_a_convolution_is_one_launch_each_way(channels, groups, wide, gpu, rng):
+    """Of the kernel that is as wide as the channels of a group: a wider one computes numbers that nobody needs."""
+    if gpu != "standin":
+        pytest.skip("only the stand-in counts")
+    case = (1, 4, 4, channels, channels, 3, 1, 1, 1, groups)
+    x, w, dy = on_gpu(*arrays(case, rng))
+    with standin.counter() as counts:
+        implicit.conv2d(x, w, None, *window(case))
+        implicit.conv2d_backward(dy, x, w, x.shape, w.shape, *window(case))
+    assert counts.names == [f"conv_{wide}", f"conv_dx_{wide}", f"conv_dw_{wide}"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("kind", [im2col, implicit])
+def test_rows_are_not_columns(kind, order, rng):
+    """Strides, padding and dilation that differ, either way round, and two blocks of pixels for each class of them."""
+    height, width = (16, 20)[::order]
+    options = (1, 2)[::order], (1, 0)[::order], (1, 2)[::order], 1
+    x, w = (rng.integers(-4, 5, s).astype(np.float32) for s in ((1, height, width, 4), (*(3, 2)[::order], 4, 8)))
+    y = reference.conv2d(x, w, None, *options)
+    dy = rng.integers(-4, 5, y.shape).astype(np.float32)
+    there = on_gpu(x, w, dy)
+    results = (
+        kind.conv2d(*there[:2], None, *options),
+        *kind.conv2d_backward(there[2], *there[:2], x.shape, w.shape, *options),
+    )
+    expected = y, *reference.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+    for one, other in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(one.get(), other)
+
+
 def test_the_variance_of_numbers_far_from_zero(rng):
     case = (3, 12, 11, 4, 8, 1, 1, 0, 1, 1)  # four blocks
     x, w, _ = arrays(case, rng)
@@ -146,17 +216,31 @@ def test_products(shape, transpose, rng):
     assert distance(implicit.matmul(*given, *transpose), a.astype(np.float64) @ b) < 1e-6
 
 
+def test_a_precision_holds_inside_its_block():
+    """However the block ends, and if it is inside itself."""
+    chosen = use_precision("tf32")
+    with chosen, pytest.raises(ZeroDivisionError), use_precision("bf16"), chosen:
+        1 / 0  # noqa: B018
+    assert get_precision() == "fp32"
+
+
 def test_an_old_card_computes_in_fp32_and_says_so_once(gpu, rng, monkeypatch):
     if gpu != "standin":
         pytest.skip("a card cannot be made older")
     a, b = on_gpu(*rng.standard_normal((2, 8, 8)).astype(np.float32))
     exactly = implicit.matmul(a, b).get()
-    with use_precision("bf16"):
-        assert not np.array_equal(implicit.matmul(a, b).get(), exactly)
-        monkeypatch.setattr(type(cupy().cuda.Device()), "compute_capability", "75")
+
+    def on_a_card_of(capability):
+        monkeypatch.setattr(type(cupy().cuda.Device()), "compute_capability", capability)
         implicit._has_tensor_cores.cache_clear()
+        return implicit.matmul(a, b).get()
+
+    with use_precision("bf16"):
+        assert not np.array_equal(on_a_card_of("80"), exactly)
+    np.testing.assert_array_equal(on_a_card_of("75"), exactly)  # and nothing is said: fp32 was asked for
+    with use_precision("bf16"):
         with pytest.warns(UserWarning, match=r"compute capability 7\.5; tf32, bf16 and fp16 need 8\.0"):
-            np.testing.assert_array_equal(implicit.matmul(a, b).get(), exactly)
+            np.testing.assert_array_equal(on_a_card_of("75"), exactly)
         np.testing.assert_array_equal(implicit.matmul(a, b).get(), exactly)
     implicit._has_tensor_cores.cache_clear()
 
@@ -185,24 +269,83 @@ def test_threads_stay_with_their_channels(rng, monkeypatch):
     assert distance(dx, reference.batch_norm_backward(dy, None, x, gamma, mean, var, 1e-5)[0]) < 1e-5
 
 
-def test_the_backward_pass_of_batch_norm_can_be_repeated(rng):
-    """The block that is done last is told by a counter, which must be zero again."""
-    x, dy, y = rng.standard_normal((3, 3, 20, 19, 12)).astype(np.float32)
-    gamma = rng.standard_normal(12).astype(np.float32)
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(("pixels", "channels"), [((20, 19), 12), ((3, 2), 128), ((3, 2), 132)])
+def test_the_backward_pass_of_batch_norm_can_be_repeated(pixels, channels, relu, rng):
+    """The block that is done last is told by a counter, which must be zero again; 128 channels are one block's."""
+    x, dy, y = rng.standard_normal((3, 3, *pixels, channels)).astype(np.float32)
+    gamma = rng.standard_normal(channels).astype(np.float32)
     mean, var = reference.moments(x)
-    given = on_gpu(dy, y, x, gamma, mean, var)
-    expected = reference.batch_norm_backward(*(a.astype(np.float64) for a in (dy, y, x, gamma, mean, var)), 1e-5)
-    first = implicit.batch_norm_backward(*given, 1e-5)
-    for one, again, other in zip(first, implicit.batch_norm_backward(*given, 1e-5), expected, strict=True):
+    given = [dy, y if relu else None, x, gamma, mean, var]
+    expected = reference.batch_norm_backward(*(a if a is None else a.astype(np.float64) for a in given), 1e-5)
+    there = [a if a is None else on_gpu(a)[0] for a in given]
+    first = implicit.batch_norm_backward(*there, 1e-5)
+    for one, again, other in zip(first, implicit.batch_norm_backward(*there, 1e-5), expected, strict=True):
         assert distance(one, other) < 1e-5
         np.testing.assert_array_equal(one.get(), again.get())
+    np.testing.assert_array_equal(there[0].get(), dy)  # the masked gradient is written elsewhere
+
+
+STRIDED = {  # a function and the shapes that it takes
+    "conv2d": (lambda k, x, w, b, r: k.conv2d(x, w, b, *window(CASES[0]), r),
+               (2, 7, 5, 4), (3, 3, 4, 6), (6,), (2, 7, 5, 6)),
+    "conv2d_backward": (lambda k, dy, x, w: k.conv2d_backward(dy, x, w, x.shape, w.shape, *window(CASES[0])),
+                        (2, 7, 5, 6), (2, 7, 5, 4), (3, 3, 4, 6)),
+    "matmul": (lambda k, a, b: k.matmul(a, b), (5, 7), (7, 3)),
+    "matmul of transposes": (lambda k, a, b: k.matmul(a, b, True, True), (7, 5), (3, 7)),
+    "moments": (lambda k, x: k.moments(x), (2, 3, 8)),
+    "batch_norm": (lambda k, x, g, b, m, v, r: k.batch_norm(x, g, b, m, v, 1e-5, r), (6, 8), *[(8,)] * 4, (6, 8)),
+    "batch_norm_backward": (lambda k, dy, y, x, g, m, v: k.batch_norm_backward(dy, y, x, g, m, v, 1e-5),
+                            *[(6, 8)] * 3, *[(8,)] * 3),
+    "relu_dx": (lambda k, dy, y: k.relu_dx(dy, y), (3, 4), (3, 4)),
+    "channel_sum": (lambda k, x: k.channel_sum(x), (3, 5)),
+    "max_pool2d": (lambda k, x: k.max_pool2d(x, (2, 2), (2, 2), (0, 0)), (1, 4, 6, 3)),
+    "avg_pool2d": (lambda k, x: k.avg_pool2d(x, (2, 2), (2, 2), (0, 0)), (1, 4, 6, 3)),
+    "avg_pool2d_dx": (lambda k, dy: k.avg_pool2d_dx(dy, (1, 4, 6, 3), (2, 2), (2, 2), (0, 0)), (1, 2, 3, 3)),
+    "cross_entropy": (lambda k, z, t: k.cross_entropy(z, t > 1, 0.1), (5, 3), (5,)),
+    "cross_entropy_dx": (lambda k, d, p, t: k.cross_entropy_dx(d, p, t > 1, 0.1), (5,), (5, 3), (5,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [im2col, implicit])
+@pytest.mark.parametrize("name", STRIDED)
+def test_what_is_not_contiguous_is_copied(name, kind, rng):
+    """A kernel gets a pointer and knows of no strides."""
+    function, *shapes = STRIDED[name]
+    given = [(rng.random(shape) + 0.5).astype(np.float32) for shape in shapes]  # one of them is a variance
+    expected = function(kind, *on_gpu(*given))
+    results = function(kind, *(a[..., 1] for a in on_gpu(*(np.stack([0 * a, a], -1) for a in given))))
+    for one, other in zip(*(r if isinstance(r, tuple) else (r,) for r in (results, expected)), strict=True):
+        np.testing.assert_allclose(one.get(), other.get(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_empty_batch_is_normalised_to_an_empty_one():
+    x, dy, gamma = (cupy().ones(shape, np.float32) for shape in ((0, 3, 8), (0, 3, 8), 8))
+    assert implicit.batch_norm(x, gamma, gamma, gamma, gamma, 1e-5).shape == x.shape
+    dx, dgamma, dbeta, _ = implicit.batch_norm_backward(dy, None, x, gamma, gamma, gamma, 1e-5)
+    assert dx.shape == x.shape
+    assert dgamma.get().tolist() == dbeta.get().tolist() == [0] * 8
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [1, 7, 8, 255, 256, 257, 700])
 def test_sums_over_rows(rows, dtype, rng):
-    x = rng.integers(-8, 9, (rows, 35)).astype(dtype)
+    x = rng.integers(-8, 9, (rows, 33)).astype(dtype)  # one column more than a block adds up
     np.testing.assert_array_equal(implicit.channel_sum(*on_gpu(x)).get(), x.sum(0))
+
+
+def test_sums_over_more_rows_than_a_grid_has_along_its_second_axis(monkeypatch):
+    grids = []
+    monkeypatch.setattr(plain, "kernel", lambda name: lambda grid, block, arguments: grids.append(grid))
+    implicit.channel_sum(cupy().empty((2**24, 1), np.float32))
+    assert grids[0] == (2**16, 1)
+    assert all(columns == 1 for _, columns in grids)
+
+
+def test_sums_over_nothing():
+    assert implicit.channel_sum(cupy().ones((0, 5), np.float32)).get().tolist() == [0] * 5
+    assert implicit.channel_sum(cupy().ones((3, 0), np.float32)).shape == (0,)
+    assert [a.shape for a in implicit.moments(cupy().ones((3, 0), np.float32))] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -236,6 +379,17 @@ def test_a_label_out_of_range_makes_its_loss_nan(classes, rng):
     losses, probabilities = implicit.cross_entropy(*on_gpu(logits, labels), 0.1)
     assert np.isnan(losses.get()).tolist() == [False, True, False, True, False]
     np.testing.assert_allclose(probabilities.get().sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_labels_of_any_whole_numbers(dtype, rng):
+    logits, labels = rng.standard_normal((5, 3)).astype(np.float32), np.array([0, 2, 1, 1, 0])
+    there, expected = on_gpu(logits, labels)
+    every_second = on_gpu(labels.repeat(2).astype(dtype))[0][::2]
+    losses, probabilities = implicit.cross_entropy(there, every_second, 0.1)
+    np.testing.assert_array_equal(losses.get(), implicit.cross_entropy(there, expected, 0.1)[0].get())
+    gradients = [implicit.cross_entropy_dx(losses, probabilities, kind, 0.1).get() for kind in (every_second, expected)]
+    np.testing.assert_array_equal(*gradients)
 
 
 # -- descent ----------------------------------------------------------------------------------------------------------
@@ -320,17 +474,49 @@ def test_the_scale_stays_within_its_bounds():
         scaling[1] = 1999
 
 
-def test_sgd_moves_everything_in_one_launch(rng):
+def test_a_recorded_step_keeps_its_table(rng):
+    """A graph reads it whenever it is replayed, and by then other steps have filled the others with other places."""
+    value, grad, other = on_gpu(*rng.standard_normal((3, 5)).astype(np.float32))
+    descent, before = Descent(), value.get()
+    graph = graphs.Graph(lambda: descent.step([value], [grad], [None]), warm_up=0)
+    with graph.stream:
+        descent.set(0.5, 0.0, 0.0, 0.0)
+        descent.step([value[:2]], [grad[:2]], [None])  # of another size: neither table fits the next
+        descent.step([value], [grad], [None])
+        graph()
+        assert graph.problem is None
+        descent.step([value], [other], [None])
+        graph()
+        moved = 3 * grad.get() + other.get()
+        moved[:2] += grad.get()[:2]
+        np.testing.assert_allclose(value.get(), before - 0.5 * moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_moves_everything_in_one_launch(momentum, gpu, rng):
     parameters = [
         minires.Tensor(a, requires_grad=True) for a in on_gpu(*rng.standard_normal((3, 4)).astype(np.float32))
     ]
-    sgd = optim.SGD(parameters, lr=0.5, momentum=0.9)
+    sgd = optim.SGD(parameters, lr=0.5, momentum=momentum)
     for p in parameters[:2]:
         p.grad = cupy().ones(4, np.float32)
     before = [p.numpy() for p in parameters]
     sgd.step()
     for p, old, moved in zip(parameters, before, (0.5, 0.5, 0), strict=True):
         np.testing.assert_allclose(p.numpy(), old - moved, rtol=1e-6)
+    with standin.counter() as counts:
+        sgd.step()
+    if gpu == "standin":  # only it counts
+        assert (counts.names, counts.copies_to_device) == (["descend"], 0)  # all is where the table says
+
+
+def test_sgd_follows_a_gradient_that_is_laid_out_otherwise(rng):
+    """It has to go another way: the kernel of many parameters knows of no strides."""
+    value, grad = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    parameter = minires.Tensor(*on_gpu(value), requires_grad=True)
+    parameter.grad = on_gpu(grad.T.copy())[0].T
+    optim.SGD([parameter], lr=0.5).step()
+    np.testing.assert_allclose(parameter.numpy(), value - 0.5 * grad, rtol=1e-6)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -376,3 +562,16 @@ def test_losses_and_wrong_answers_are_counted_there(rng):
     there = on_gpu(loss.reshape(()), logits, labels, sums)
     augment.track(*there)
     assert there[-1].get().tolist() == [10 + 300 * 1.25, 20 + int((logits.argmax(1) != labels).sum())]
+
+
+# -- the text of the kernels ------------------------------------------------------------------------------------------
+
+
+def test_all_of_it_is_compiled_when_asked_and_kept_until_forgotten():
+    module.forget()
+    told = []
+    assert minires.cuda.compile_all(told.append) > 0
+    assert told[:-1] == ["compiling the kernels", *(f"compiling the convolutions in {p}" for p in PRECISIONS)]
+    assert module._compiled.cache_info().currsize == 1 + len(PRECISIONS)
+    module.forget()
+    assert module._compiled.cache_info().currsize == module.kernel.cache_info().currsize == 0

@@ -51,7 +51,7 @@ def sum_rows(x):
         out = cupy().empty((parts, columns), x.dtype)
         if columns:
             arguments = (x, out, np.int64(rows), np.int32(columns), np.int64(_ROWS))
-            kernel(typed("sum_rows", x))((-(-columns // 32), parts), (256,), arguments)
+            kernel(typed("sum_rows", x))((parts, -(-columns // 32)), (256,), arguments)
         if parts == 1:
             return out[0]
         x = out
@@ -109,7 +109,7 @@ def cross_entropy_dx(dlosses, probabilities, labels, label_smoothing):
     dx = cupy().empty(probabilities.shape, probabilities.dtype)
     smoothing, sizes = probabilities.dtype.type(label_smoothing), (np.int32(n) for n in probabilities.shape)
     name = typed("cross_entropy_dx", probabilities)
-    each(name, dx.size, contiguous(dlosses), probabilities, whole(labels), smoothing, dx, *sizes)
+    each(name, dx.size, contiguous(dlosses), contiguous(probabilities), whole(labels), smoothing, dx, *sizes)
     return dx
 
 
