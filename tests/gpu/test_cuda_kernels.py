@@ -256,6 +256,36 @@ def test_a_nan_stays_one(rng):
     assert np.isnan(implicit.batch_norm(*on_gpu(x), one, one, one, one, 1e-5, None, True).get()[1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("channels", [3, 16, 20])
+@pytest.mark.parametrize("parts", [1, 2, 31, 32, 33, 100])
+def test_moments_of_parts_are_joined(parts, channels, rng):
+    """A thread joins every 32nd part, and the last part may be smaller."""
+    x = rng.standard_normal((3 * parts - 1, channels)) + 5
+    blocks = [x[3 * b : 3 * b + 3] for b in range(parts)]
+    given = np.array([[b.mean(0), ((b - b.mean(0)) ** 2).sum(0)] for b in blocks], np.float32)
+    running = on_gpu(*np.ones((2, channels), np.float32))
+    mean, var = norm.join_moments(on_gpu(given)[0], 3, len(x), (*running, 0.25))
+    np.testing.assert_allclose(mean.get(), x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(var.get(), x.var(0), rtol=1e-4)
+    np.testing.assert_allclose(running[0].get(), 0.75 + 0.25 * x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(running[1].get(), 0.75 + 0.25 * x.var(0, ddof=1), rtol=1e-4)
+    for one, other in zip(norm.join_moments(on_gpu(given)[0], 3, len(x), None), (mean, var), strict=True):
+        np.testing.assert_array_equal(one.get(), other.get())
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+def test_what_a_batch_norm_does_besides(residual, relu, rng):
+    x, r = rng.standard_normal((2, 2, 5, 3, 12))
+    gamma, beta, mean = rng.standard_normal((3, 12))
+    var = rng.random(12) + 0.5
+    given = x, gamma, beta, mean, var
+    there = on_gpu(*(a.astype(np.float32) for a in (*given, r)))
+    y = implicit.batch_norm(*there[:5], 1e-3, there[5] if residual else None, relu)
+    expected = reference.batch_norm(*given, 1e-3, r if residual else None, relu)
+    np.testing.assert_allclose(y.get(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_threads_stay_with_their_channels(rng, monkeypatch):
     """Whatever the grid: three quads of channels, and every thread goes round several times."""
     monkeypatch.setattr(norm, "_BLOCKS", 2)
@@ -371,6 +401,39 @@ def test_pooling(special, window, dtype, rng):
         )
         there, here = (f.avg_pool2d_dx(d, x.shape, *window) for f, d in ((implicit, on_gpu(dy)[0]), (reference, dy)))
         np.testing.assert_allclose(there.get(), here, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("smoothing", [0, 0.3, 1 - 2**-10])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (7, 3), (5, 33), (6, 70)])
+def test_cross_entropy(rows, classes, smoothing, scale, dtype, rng):
+    """Whichever logit is the largest, in whichever lane, none overflows."""
+    logits = scale * rng.standard_normal((rows, classes)).astype(dtype)
+    logits[np.arange(rows), rng.integers(0, classes, rows)] += 2 * scale
+    labels, dlosses = rng.integers(0, classes, rows), rng.standard_normal(rows).astype(dtype)
+    there = on_gpu(logits, labels, dlosses)
+    losses, probabilities = implicit.cross_entropy(*there[:2], smoothing)
+    expected = reference.cross_entropy(logits.astype(np.float64), labels, smoothing)
+    tolerance = {"rtol": 64 * np.finfo(dtype).eps, "atol": 64 * scale * np.finfo(dtype).eps}
+    np.testing.assert_allclose(losses.get(), expected[0], **tolerance)
+    np.testing.assert_allclose(probabilities.get(), expected[1], **tolerance)
+    dx = implicit.cross_entropy_dx(there[2], probabilities, there[1], smoothing)
+    right = reference.cross_entropy_dx(
+        dlosses.astype(np.float64), probabilities.get().astype(np.float64), labels, smoothing
+    )
+    np.testing.assert_allclose(dx.get(), right, rtol=64 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (5, 7), (700, 3)])
+def test_losses_and_wrong_answers_are_counted(rows, classes, rng):
+    logits = rng.integers(-3, 4, (rows, classes)).astype(np.float32)  # plenty of ties: the first of them counts
+    labels, loss, sums = rng.integers(0, classes, rows), np.array(1.25, np.float32), np.array([2.0, 3.0])
+    there = on_gpu(loss, logits, labels, sums)
+    for _ in range(2):
+        augment.track(*there)
+    wrong = (logits.argmax(1) != labels).sum()
+    assert there[3].get().tolist() == [2 + 2.5 * rows, 3 + 2 * wrong]
 
 
 @pytest.mark.parametrize("classes", [3, 70])
