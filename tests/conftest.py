@@ -80,7 +80,7 @@ def no_leaked_switches():
     threads = minires.get_num_threads()
     yield
     assert minires.is_grad_enabled()
-    assert (modes.may_fuse, modes.fusing, modes.anomaly) == (True, False, False)
+    assert (modes.may_fuse, modes.fusing, modes.anomaly, modes.tape) == (True, False, False, None)
     assert minires.get_num_threads() == threads
     assert minires.kernels.chosen() == ("numpy", "cuda-implicit")
 

@@ -222,7 +222,7 @@ def test_everything_on_a_tiny_network(bench, tmp_path):
     assert {"cpu", "cores", "python", "blas", "environment", "threads", "commit"} <= result["machine"].keys()
     assert "stopped" not in result
     rows = result["rows"]
-    assert [r["bench"] for r in rows if r["bench"] != "kernels"] == ["step", "inference", "inference"]
+    assert [r["bench"] for r in rows if r["bench"] != "kernels"] == ["step"] + ["inference"] * 3
     step = next(r for r in rows if r["bench"] == "step")
     assert len(step["values"]["minires"]) == result["rounds"] == 1
     assert step["summary"]["spread"]["minires"]["median"] == step["values"]["minires"][0]
@@ -312,7 +312,7 @@ def test_ctrl_c_keeps_what_was_measured(bench, tmp_path, monkeypatch):
     assert "batch 2" in out
     result = json.loads(next((tmp_path / "kept").glob("*.json")).read_text())
     assert result["stopped"] is True
-    assert [r["bench"] for r in result["rows"]] == ["inference"] * 2
+    assert [r["bench"] for r in result["rows"]] == ["inference"] * 3
 
 
 def test_importing_is_light():
@@ -341,7 +341,7 @@ def test_beside_torch(bench, tmp_path, monkeypatch):
     result = json.loads(next((tmp_path / "kept").glob("*.json")).read_text())
     assert result["machine"]["torch"]["version"] == torch.__version__
     compared = [r for r in result["rows"] if len(r["values"]) > 1]
-    assert {r["name"] for r in compared} >= {"conv2d", "conv2d_backward", "batch 2", "batch 1"}
+    assert {r["name"] for r in compared} >= {"conv2d", "conv2d_backward", "batch 2", "batch 1", "batch 1, replayed"}
     for row in compared:
         assert list(row["values"]) == ["minires", "torch", "channels_last"]
         ratio = row["values"]["minires"][0] / row["values"]["torch"][0]

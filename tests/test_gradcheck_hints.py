@@ -128,7 +128,7 @@ def test_kinks_do_not_hide_a_hint(rng):
     x[3, 4] = x[7, 7] = x[1, 1] = 0
     report = gradcheck_fn(lambda x: np.maximum(x, 0), lambda dy, x: dy * np.where(x > 0, 1, 0.01), {"x": x})
     assert len(report["x"].kinks) == 3
-    assert report["x"].hints == ["it is wrong just where x is negative: a mask that is missing, or of the wrong array?"]
+    assert report["x"].hints == ["it is wrong just where x is negative: a mask that is missing, or another slope?"]
 
 
 def test_a_right_gradient_that_fails_for_another_reason_gets_no_hint(rng):

@@ -102,8 +102,8 @@ def all_signs_positive():
     number of terms and eps, bounds the error: as in `agree`, but for sums that neighbouring rows take part in.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_A", "_B", "_G"):
-            patch.setattr(winograd, name, np.abs(getattr(winograd, name)))
+        for dtype, matrices in winograd._TRANSFORMS.items():
+            patch.setitem(winograd._TRANSFORMS, dtype, tuple(map(np.abs, matrices)))
         yield
 
 
@@ -294,6 +294,7 @@ def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
 def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
     made, cut = [], module.tiles
     monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
+    winograd._Plan._made.cache_clear()  # else it may not ask
     kernel, per_group, filters, options = WAYS[way]
     x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
     with split(1, tile):
@@ -309,10 +310,11 @@ def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, 
 
 
 def test_winograd_filters_four_rows_with_six_products(rng):
+    bt, g, at = winograd._transforms_in(np.dtype(np.float64))
     for _ in range(20):
         x, w = rng.standard_normal(6), rng.standard_normal(3)
         direct = [x[i : i + 3] @ w for i in range(4)]
-        np.testing.assert_allclose(winograd._A @ ((winograd._G @ w) * (winograd._B @ x)), direct, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(at @ ((g @ w) * (bt @ x)), direct, rtol=0, atol=1e-13)
 
 
 def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):

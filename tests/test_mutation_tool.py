@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.mutation import report
-from tests.mutation.__main__ import DEFAULT, ROOT, _files
+from tests.gpu import emulator
+from tests.mutation import cuda, report
+from tests.mutation.__main__ import DEFAULT, ROOT, _files, edits_in
 from tests.mutation.edits import edits_of
 
 pytestmark = pytest.mark.host_only("a tool for tests, without a tensor")
@@ -172,5 +174,75 @@ def test_every_recorded_equivalent_is_an_edit_that_exists():
     recorded = report.read_equivalent(Path(__file__).parent / "mutation" / "equivalent.txt")
     paths = {key.split()[0] for key in recorded}
     assert paths <= set(_files(ROOT, DEFAULT))
-    existing = {edit.key for path in paths for edit in edits_of(ROOT, path)}
+    existing = {edit.key for path in paths for edit in edits_in(ROOT, path)}
     assert set(recorded) <= existing
+
+
+# -- CUDA text --------------------------------------------------------------------------------------------------------
+
+CUDA_EDITS = {  # a line of a kernel, and what at least may become of it
+    "y[i] += a[i] * b[i];": ["y[i] = a[i] * b[i];", "y[i] -= a[i] * b[i];", "y[i] += a[i] + b[i];", ";"],
+    "const int row = i / width % height;": [
+        "const int row = i * width % height;", "const int row = i / width / height;",
+        "const int column = i / width % height;", "const int row = i / height % height;"],
+    "if (i < n && n > 3) __syncthreads();": [
+        "if (!(i < n && n > 3)) __syncthreads();", "if (true) __syncthreads();", "if (false) __syncthreads();",
+        "if (i <= n && n > 3) __syncthreads();", "if (i < n || n > 3) __syncthreads();",
+        "if (i < n && n > (4)) __syncthreads();"],
+    "__syncthreads();": [";"],
+    "sum.x += threadIdx.x * v.w;": ["sum.y += threadIdx.x * v.w;", "sum.x += threadIdx.x * v.x;"],
+    "float m = i < n ? max(p, 1.f) : 0.5f;": [
+        "float m = i < n || true ? max(p, 1.f) : 0.5f;", "float m = i < n && false ? max(p, 1.f) : 0.5f;",
+        "float m = i < n ? min(p, 1.f) : 0.5f;", "float m = i < n ? max(p, 1.f) : (2.f * 0.5f + 1e-3f);"],
+    "while (!done) tap++;": ["if (!done) tap++;", "while (done) tap++;", "while (!done) (tap += 2);"],
+    "__shared__ float part[33];": ["__shared__ float part[(32)];"],
+    "float* const out = (float*)y + i;  // a * b": ["float* const out = (float*)y - i;  // a * b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", CUDA_EDITS)
+def test_a_line_of_a_kernel_is_edited(tmp_path, line):
+    source = f"""// a - b
+#define SIZE(n) (n + 1)
+#ifndef CUDA_EMU
+__device__ int on_a_card(int a) {{ return a - 1; }}
+#endif  // CUDA_EMU
+extern "C" __global__ void __launch_bounds__(256) first(float* y, int n) {{
+    {line}
+}}
+"""
+    (tmp_path / "toy.cu").write_text(source)
+    edits = cuda.edits_of(tmp_path, "toy.cu")
+    edited = [e.apply(source).splitlines()[6].strip() for e in edits]
+    assert set(CUDA_EDITS[line]) <= set(edited)
+    assert {e.function for e in edits} == {"first"}
+    assert len(edited) == len({e.key for e in edits})
+    assert line not in edited
+    assert cuda.edits_of(tmp_path, "toy.cu", {"second"}) == []
+
+
+needs_a_compiler = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++ with C++20")
+
+
+@needs_a_compiler
+def test_what_gives_the_same_machine_code_is_no_change():
+    source = (ROOT / "minires/kernels/cuda/sums.cu").read_text()
+    assert source.count("r += 8") == 1
+    at = source.index("r += 8") + len("r += ")
+    edit = cuda.Edit("minires/kernels/cuda/sums.cu", "sum_rows", 1, 1, 1, at, at + 1, "(4 + 4)", "")
+    assert cuda.changes_nothing(edit, source)
+    assert not cuda.changes_nothing(replace(edit, replacement="9"), source)
+
+
+@forks
+@needs_a_compiler
+def test_an_edited_kernel_is_noticed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mutation", "--sample", "3", "--seed", "0", "--json", tmp_path / "found.json",
+         "--tests", "tests/gpu/test_cuda_kernels.py::test_sums_over_rows", "minires/kernels/cuda/sums.cu"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not done.stderr
+    (found,) = json.loads((tmp_path / "found.json").read_text())["files"].values()
+    assert (found["edits"], found["survivors"]) == (3, []), done.stdout
+    assert found["killed"] >= 1

@@ -12,6 +12,7 @@ from .. import functional as F
 from ..errors import MiniresError
 from ..models import BasicBlock, ResNet, build, parse_name
 from ..models.resnet import IMAGENET_LAYOUTS
+from ..nn import Replay
 from ..optim import SGD
 from ..tensor import Tensor, no_grad
 from .report import Row
@@ -88,13 +89,13 @@ def train_step(model: ResNet, pictures: np.ndarray, labels: np.ndarray) -> Calla
     return step
 
 
-def infer(model: ResNet, pictures: np.ndarray) -> Callable[[], np.ndarray]:
-    """A function that returns the logits of these pictures."""
-    model.eval()
+def infer(model: ResNet, pictures: np.ndarray, replayed: bool = False) -> Callable[[], np.ndarray]:
+    """A function that returns the logits of these pictures, by the model or by a `nn.Replay` of it."""
+    run = Replay(model.eval()) if replayed else model.eval()
 
     def logits() -> np.ndarray:
         with no_grad():
-            return model(Tensor(pictures)).numpy()
+            return run(Tensor(pictures)).numpy()
 
     return logits
 
@@ -121,21 +122,23 @@ def steps(net: Network, batch: int | None, rounds: int, beside: Any = None) -> I
 
 
 def inferences(net: Network, batch: int | None, rounds: int, beside: Any = None) -> Iterator[Row]:
-    """Time inference on a batch and on one picture; arguments as for `steps`."""
-    for number in dict.fromkeys((batch or net.batch, 1)):
+    """Time inference on a batch, on one picture, and on one by `nn.Replay`; arguments as for `steps`."""
+    for number, replayed in dict.fromkeys(((batch or net.batch, False), (1, False), (1, True))):
         pictures, _ = net.data(number)
         model = net.build()
-        contenders: dict[str, Callable[[], Any]] = {"minires": infer(model, pictures)}
+        contenders: dict[str, Callable[[], Any]] = {"minires": infer(model, pictures, replayed)}
         if beside:
             contenders |= beside.inferences(net, model, pictures)
         _must_agree(net, contenders)
-        yield _row("inference", f"inference of {net.name}, {net.size}x{net.size}", net, contenders, number, rounds)
+        heading = f"inference of {net.name}, {net.size}x{net.size}"
+        yield _row("inference", heading, net, contenders, number, rounds, "replayed" if replayed else "")
 
 
-def _row(bench: str, heading: str, net: Network, contenders: Contenders, batch: int, rounds: int) -> Row:
+def _row(bench: str, heading: str, net: Network, contenders: Contenders, batch: int, rounds: int, how: str = "") -> Row:
     seconds = alternate(contenders, rounds)
     values = {name: [1e3 * s for s in times] for name, times in seconds.items()}
-    return Row(bench, net.name, heading, f"batch {batch}", "ms", values, images=batch)
+    label = f"batch {batch}" + (f", {how}" if how else "")
+    return Row(bench, net.name, heading, label, "ms", values, images=batch)
 
 
 def _must_agree(net: Network, contenders: dict[str, Callable[[], Any]]) -> None:

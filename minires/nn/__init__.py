@@ -15,6 +15,7 @@ from .layers import (
     ReLU,
 )
 from .module import Module, Parameter, Sequential
+from .replay import Replay
 
 __all__ = [
     "AvgPool2d",
@@ -30,6 +31,7 @@ __all__ = [
     "Module",
     "Parameter",
     "ReLU",
+    "Replay",
     "Sequential",
     "init",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import kernels
 from ..backend import Array, array_module
-from ..tensor import Function, Pending, Tensor
+from ..tensor import Function, Pending, Tensor, without_gradient
 from .broadcast import channel_sum, unbroadcast
 from .conv import Conv2d
 
@@ -91,12 +91,36 @@ def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: A
     x.check()
     pictures, w, _, _ = x.inputs
     if w.size > max(_MANY_WEIGHTS, x.size):
-        z = Tensor(kernels.active(pictures.data).conv2d(pictures.data, w.data, None, *x.options.values()))
-        fixed = {"mean": mean.astype(w.dtype), "var": var.astype(w.dtype), "eps": eps}
+        z = without_gradient(Conv2d, pictures, w, None, **x.options)
+        fixed = {"mean": mean.astype(w.dtype, copy=False), "var": var.astype(w.dtype, copy=False), "eps": eps}
         return x.take_in(BatchNorm, (z, Tensor(gamma), Tensor(beta), None), fixed)
-    scale = (gamma / array_module(gamma).sqrt(var + eps)).astype(w.dtype)
-    inputs = pictures, Tensor(w.data * scale), Tensor((beta - mean * scale).astype(w.dtype)), None
-    return x.take_in(Conv2d, inputs, x.options)
+    scale = without_gradient(FoldedScale, gamma, var, eps=eps, dtype=w.dtype)
+    bias = without_gradient(FoldedBias, beta, mean, scale)
+    return x.take_in(Conv2d, (pictures, without_gradient(FoldedWeights, w, scale), bias, None), x.options)
+
+
+class FoldedScale(Function):
+    """gamma / std of each channel: what folding a batch norm multiplies weights by."""
+
+    @staticmethod
+    def forward(ctx, gamma, var, *, eps, dtype):
+        return (gamma / array_module(gamma).sqrt(var + eps)).astype(dtype)
+
+
+class FoldedWeights(Function):
+    """The weights of a convolution, times the scale of a batch norm after it."""
+
+    @staticmethod
+    def forward(ctx, w, scale):
+        return w * scale
+
+
+class FoldedBias(Function):
+    """The bias of a convolution with a batch norm folded into its weights."""
+
+    @staticmethod
+    def forward(ctx, beta, mean, scale):
+        return (beta - mean * scale).astype(scale.dtype, copy=False)
 
 
 class FixedBatchNorm(Function, operator="fixed_batch_norm"):

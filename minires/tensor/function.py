@@ -106,7 +106,33 @@ class Function:
             node.watched = clock.now, versions
             output._requires_grad = True
             output._node = node
+        if modes.tape is not None:
+            modes.tape.append((cls, inputs, options, output))
         return output
+
+
+class _Nowhere:
+    """The node of an operation that is not recorded."""
+
+    def __init__(self, inputs: int) -> None:
+        self.needs_input_grad = (False,) * inputs
+
+    def save_for_backward(self, *arrays: Any) -> None:
+        """Forget them."""
+
+
+def outcome(cls: type[Function], arrays: list[Any], options: dict[str, Any]) -> Array:
+    """What `apply` computes, from plain arrays to a plain array and without a record."""
+    data = cls.forward(_Nowhere(len(arrays)), *arrays, **options)  # type: ignore[arg-type]
+    return data if type(data) is np.ndarray else _as_output(cls, data, arrays)
+
+
+def without_gradient(cls: type[Function], *inputs: Any, **options: Any) -> Tensor:
+    """``cls.apply`` for what no gradient is taken of; inputs may be plain arrays as well."""
+    output = wrap(outcome(cls, [x._data if isinstance(x, Tensor) else x for x in inputs], options))
+    if modes.tape is not None:
+        modes.tape.append((cls, inputs, options, output))
+    return output
 
 
 def _on_one_device(cls: type[Function], arrays: list[Any], parents: list[Any], options: dict[str, Any]) -> list[Any]:

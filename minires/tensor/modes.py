@@ -17,6 +17,7 @@ class _Modes(threading.local):
     anomaly = False
     may_fuse = True
     fusing = False  # inside a function decorated with `fused`
+    tape: list[Any] | None = None  # where operations are noted to be replayed: (forward, inputs, options, output)
 
 
 modes = _Modes()

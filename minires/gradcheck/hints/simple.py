@@ -52,7 +52,11 @@ def factor(case: Case) -> Iterator[str]:
     hundredths = 100 / ratio
     if len(named or made) == 1:
         text = f"{(named or made)[0]} = {ratio:.4g}"
-    elif not named and abs(hundredths - round(hundredths)) < RTOL * hundredths and abs(ratio - round(ratio)) > RTOL:
+    elif (
+        not named
+        and abs(hundredths - round(hundredths)) < RTOL * hundredths
+        and abs(10 * ratio - round(10 * ratio)) > RTOL
+    ):
         text = f"{ratio:.6g} (1 / {hundredths / 100:.2g})"
     else:
         text = f"{ratio:.6g}"
@@ -89,6 +93,8 @@ def _named(ratio: float, case: Case) -> list[str]:
 
 def _made_of_a_length(ratio: float, case: Case) -> list[str]:
     """The square root of a length, as in attention; m / (m - 1), as of an unbiased variance; 1 / ln 2, as of log2."""
+    if abs(ratio - 2) < RTOL:
+        return []
     for values in (case.x, case.upstream, *case.inputs.values()):
         for length in values.shape:
             if length > 2 and abs(ratio - length**0.5) < RTOL * ratio:

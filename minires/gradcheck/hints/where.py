@@ -59,8 +59,12 @@ def signs(case: Case) -> Iterator[str]:
                 continue  # which may be chance
             if not (wrong & ~sign).any() and wrong.sum() > 0.9 * sign.sum():
                 too_many = not case.a[wrong].any() and case.n[wrong].all()
-                mask = "one mask too many, or" if too_many else "a mask that is missing, or"
-                yield f"it is wrong just where {what} is {side}: {mask} of the wrong array?"
+                guess = (
+                    "one mask too many, or of the wrong array?"
+                    if too_many
+                    else "a mask that is missing, or another slope?"
+                )
+                yield f"it is wrong just where {what} is {side}: {guess}"
                 return
 
 
@@ -96,7 +100,8 @@ def places(case: Case) -> Iterator[str]:
         return
     c = float((case.a * case.n)[wrong].sum() / max((case.n[wrong] ** 2).sum(), 1e-300))
     if wrong.sum() > 2 and same(case.a[wrong], c * case.n[wrong]) and abs(c) > NEAR:
-        size = "" if abs(c + 1) < NEAR else f"is {abs(c):.4g} times what it must be{', and ' if c < 0 else ''}"
+        times = f"{abs(c):.4g} times too large" if abs(c) > 1 else f"{1 / abs(c):.4g} times too small"
+        size = "" if abs(c + 1) < NEAR else f"is {times}{', and ' if c < 0 else ''}"
         yield f"wherever it is wrong, it {size}{'has the wrong sign' if c < 0 else ''}"
         return
     for axis in range(wrong.ndim):

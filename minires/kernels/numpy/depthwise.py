@@ -5,6 +5,7 @@ One tap of the window at a time for all pixels and channels: KH * KW multiplicat
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -95,5 +96,5 @@ def _flat(image):
 
 
 def _least(y_shape, w_shape) -> int:
-    work = float(np.prod(y_shape[1:])) * w_shape[0] * w_shape[1]
+    work = prod(y_shape[1:]) * w_shape[0] * w_shape[1]
     return max(1, int(_LEAST_WORK / max(work, 1)))

@@ -244,5 +244,5 @@ def _bytes_per_row(y_shape, w_shape, groups: int, dtype) -> int:
 
 def _least(parts: list[Tile], y_shape, w_shape) -> int:
     """How many tiles are worth a thread."""
-    work = float(np.prod(y_shape)) * w_shape[0] * w_shape[1] * w_shape[2]
+    work = prod(y_shape) * w_shape[0] * w_shape[1] * w_shape[2]
     return max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))

@@ -22,11 +22,13 @@ NaN of all rows that are computed with it, up to three more than in the direct s
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import empty, in_pieces
+from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
 from .tiles import Finish, Tile, fill, tiles
 
@@ -57,7 +59,12 @@ def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return b, g, a
 
 
-_B, _G, _A = _transforms()
+_TRANSFORMS = {np.dtype(d): tuple(m.astype(d) for m in _transforms()) for d in (np.float32, np.float64)}
+
+
+def _transforms_in(dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """B^T, G and A^T in a dtype; the usual ones are there already."""
+    return _TRANSFORMS.get(dtype) or tuple(m.astype(dtype) for m in _transforms())
 
 
 def applies(pixels: int, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> bool:
@@ -84,6 +91,12 @@ class _Plan(NamedTuple):
 
     @classmethod
     def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
+        """What was planned for the same sizes before, or a new plan."""
+        return cls._made(tuple(x_shape), tuple(kernel), padding, out_channels, get_num_threads(), _TILE_BYTES)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def _made(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int, threads: int, limit: int) -> _Plan:
         n, height, width, channels = x_shape
         rows, columns = (s + 2 * p - k + 1 for s, p, k in zip((height, width), padding, kernel, strict=True))
         pitch = width + padding[1]
@@ -91,13 +104,13 @@ class _Plan(NamedTuple):
         one = _POINTS * pitch * max(channels, out_channels) * 4
         # filters that are larger than the cache should meet many windows each time they pass through it
         large = kernel[1] * channels * out_channels > _LARGE_FILTERS
-        limit = max(_TILE_BYTES, _WINDOWS // pitch * one) if large else _TILE_BYTES
+        limit = max(limit, _WINDOWS // pitch * one) if large else limit
         return cls(x_shape, (n, rows, columns, out_channels), kernel[1], padding, pitch, groups,
                    tiles(n, groups, one, limit))  # fmt: skip
 
     def least(self) -> int:
         """How many tiles are worth a thread."""
-        work = np.prod(self.y_shape, dtype=float) * self.x_shape[3] * 3 * self.kw
+        work = prod(self.y_shape) * self.x_shape[3] * 3 * self.kw
         return max(1, int(len(self.tiles) * _LEAST_WORK / max(work, 1)))
 
 
@@ -178,7 +191,7 @@ def convolve(x, w, padding: Pair, finish: Finish | None = None) -> tuple[np.ndar
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
     plan = _Plan.make(x.shape, w.shape[:2], padding, w.shape[3])
     y = empty(plan.y_shape, x.dtype)
-    filters, bt, at = _filters(w), _B.astype(x.dtype), _A.astype(x.dtype)
+    filters, (bt, _, at) = _filters(w), _transforms_in(x.dtype)
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
@@ -207,7 +220,7 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
     plan = _Plan.make(dy.shape, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
-    bt, at = _B.astype(dy.dtype), _A.astype(dy.dtype)
+    bt, g, at = _transforms_in(dy.dtype)
 
     def work(part: range) -> np.ndarray:
         total, product = empty((2, _POINTS, kernel[1], dy.shape[3], x_shape[3]), dy.dtype)
@@ -230,14 +243,14 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
     if x is None:
         return dx, None
     total = sum(totals[1:], totals[0])
-    turned = (_G.T.astype(dy.dtype) @ total.reshape(_POINTS, -1)).reshape(3, *total.shape[1:])  # (3, KW, O, C)
+    turned = (g.T @ total.reshape(_POINTS, -1)).reshape(3, *total.shape[1:])  # (3, KW, O, C)
     return dx, np.ascontiguousarray(turned[::-1, ::-1].swapaxes(2, 3))
 
 
 def _filters(w) -> np.ndarray:
     """G w as matrices (6, 1, KW * C, O)."""
     _, kw, channels, out = w.shape
-    return (_G.astype(w.dtype) @ w.reshape(3, -1)).reshape(_POINTS, 1, kw * channels, out)
+    return (_transforms_in(w.dtype)[1] @ w.reshape(3, -1)).reshape(_POINTS, 1, kw * channels, out)
 
 
 class _Kept(threading.local):
