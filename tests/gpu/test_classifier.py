@@ -16,7 +16,9 @@ from tests.test_fusion import operations
 pytestmark = [pytest.mark.host_only("uses both devices in one test"), pytest.mark.usefixtures("gpu")]
 
 
-@pytest.mark.parametrize(("rows", "inputs", "classes"), [(1, 1, 1), (5, 3, 10), (9, 31, 33), (17, 32, 7), (6, 65, 70)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "classes"), [(1, 1, 1), (5, 3, 10), (9, 31, 33), (17, 32, 7), (6, 65, 70), (3, 95, 2)]
+)
 @pytest.mark.parametrize("smoothing", [0, 0.3])
 @pytest.mark.parametrize("each", [True, False])
 def test_the_kernels_are_the_plain_formulas(rows, inputs, classes, smoothing, each, rng):
@@ -32,6 +34,9 @@ def test_the_kernels_are_the_plain_formulas(rows, inputs, classes, smoothing, ea
     close(probabilities, expected[1])
 
     g = reference.cross_entropy_dx(0.25 * np.broadcast_to(dloss, rows), expected[1], labels, smoothing)
+    bare = implicit.linear_cross_entropy(*there[:2], None, marks, smoothing)[1]
+    close(bare, x @ w)
+
     backward = lambda x, w: implicit.linear_cross_entropy_backward(
         there[3], 0.25, probabilities, marks, smoothing, x, w
     )

@@ -379,11 +379,68 @@ def test_sums_over_nothing():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_mask_of_a_relu(dtype, rng):
+    y, dy = rng.standard_normal((2, 7, 37)).astype(dtype)
+    y[0, :9], y[1, :9], y[2, :9], dy[:, 3] = 0, 0.5, -0.5, np.inf
+    with np.errstate(invalid="ignore"):
+        expected = dy * (y > 0)
+    np.testing.assert_array_equal(implicit.relu_dx(*on_gpu(dy, y)).get(), expected)
+
+
+def gone_round(rng):
+    """What every kernel gives that goes through an array in steps of the grid, on arrays larger than a block."""
+    x, y = rng.standard_normal((2, 2, 15, 14, 5))
+    window = (3, 2), (2, 1), (1, 1)
+    results = []
+    for dtype in (np.float32, np.float64):
+        there = on_gpu(x.astype(dtype), y.astype(dtype))
+        results += [implicit.relu_dx(*there), implicit.avg_pool2d(there[0], *window)]
+        pooled, chosen = implicit.max_pool2d(there[0], *window)
+        results += [pooled, chosen, implicit.max_pool2d_dx(pooled, chosen, x.shape, *window)]
+        results += [implicit.avg_pool2d_dx(pooled, x.shape, *window)]
+        w = on_gpu(rng.standard_normal((3, 3, 5, 4)).astype(dtype))[0]
+        z = im2col.conv2d(there[0], w, None, *window_of_one)
+        results += [z, *im2col.conv2d_backward(z, there[0], w, x.shape, w.shape, *window_of_one)]
+        logits, labels = there[0].reshape(-1, 70), on_gpu(rng.integers(0, 70, x.size // 70))[0]
+        losses, probabilities = implicit.cross_entropy(logits, labels, 0.1)
+        results += [implicit.cross_entropy_dx(losses, probabilities, labels, 0.1)]
+    images = rng.integers(0, 256, (5, 9, 7, 3)).astype(np.uint8)
+    train = data.Dataset(images, rng.integers(0, 4, 5), tuple("abcd"))
+    resident = Resident(data.DataLoader(train, 4, transform=data.eval_transform(data.Normalise.fit(train).mean)))
+    resident.advance()
+    pictures, labels = cupy().empty((4, 9, 7, 3), np.float32), cupy().empty(4, np.int64)
+    resident.fill(pictures, labels)
+    return [a.get() for a in (*results, pictures, labels)]
+
+
+window_of_one = (1, 1), (1, 1), (1, 1), 1
+
+
+def test_threads_go_round_if_there_are_few(monkeypatch):
+    expected = gone_round(np.random.default_rng(4))
+    monkeypatch.setattr(module, "_MOST_BLOCKS", 2)
+    for one, other in zip(gone_round(np.random.default_rng(4)), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_labels_of_a_large_batch(rng):
+    labels = rng.integers(0, 4, 1600)
+    train = data.Dataset(np.zeros((1600, 1, 1, 3), np.uint8), labels, tuple("abcd"))
+    resident = Resident(data.DataLoader(train, 1500, transform=data.eval_transform(data.Normalise.fit(train).mean)))
+    for part in (labels[:1500], labels[1500:]):
+        rows = resident.advance()
+        there = cupy().empty((rows, 1, 1, 3), np.float32), cupy().empty(rows, np.int64)
+        resident.fill(*there)
+        np.testing.assert_array_equal(there[1].get(), part)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("window", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (0, 1)), ((3, 2), (3, 3), (1, 0)),
                                     ((2, 2), (2, 2), (0, 0))], ids=str)  # fmt: skip
 @pytest.mark.parametrize("special", [None, np.nan, -np.inf])
-def test_pooling(special, window, dtype, rng):
-    x = rng.integers(-3, 4, (2, 7, 6, 3)).astype(dtype)  # plenty of ties
+@pytest.mark.parametrize("size", [(7, 6), (6, 7)])
+def test_pooling(size, special, window, dtype, rng):
+    x = rng.integers(-3, 4, (2, *size, 3)).astype(dtype)  # plenty of ties
     if special is not None:
         x[rng.random(x.shape) < 0.5] = special
     y, chosen = reference.max_pool2d(x, *window)
@@ -406,11 +463,11 @@ def test_pooling(special, window, dtype, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1, 1000])
 @pytest.mark.parametrize("smoothing", [0, 0.3, 1 - 2**-10])
-@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (7, 3), (5, 33), (6, 70)])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (5, 1), (7, 3), (33, 33), (71, 70)])
 def test_cross_entropy(rows, classes, smoothing, scale, dtype, rng):
     """Whichever logit is the largest, in whichever lane, none overflows."""
     logits = scale * rng.standard_normal((rows, classes)).astype(dtype)
-    logits[np.arange(rows), rng.integers(0, classes, rows)] += 2 * scale
+    logits[np.arange(rows), np.arange(rows) % classes] += 4 * scale
     labels, dlosses = rng.integers(0, classes, rows), rng.standard_normal(rows).astype(dtype)
     there = on_gpu(logits, labels, dlosses)
     losses, probabilities = implicit.cross_entropy(*there[:2], smoothing)
@@ -423,6 +480,14 @@ def test_cross_entropy(rows, classes, smoothing, scale, dtype, rng):
         dlosses.astype(np.float64), probabilities.get().astype(np.float64), labels, smoothing
     )
     np.testing.assert_allclose(dx.get(), right, rtol=64 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_class_that_is_impossible(dtype):
+    logits = np.array([[0, -np.inf, 1], [-np.inf, 2, 2]], dtype)
+    losses, probabilities = implicit.cross_entropy(*on_gpu(logits, np.array([0, 2])), 0)
+    np.testing.assert_allclose(losses.get(), [np.log1p(np.e), np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(probabilities.get().sum(1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(1, 2), (5, 7), (700, 3)])

@@ -487,6 +487,13 @@ def test_a_raw_kernel_runs_and_is_a_launch(cupy, x, scale):
     np.testing.assert_array_equal(y.get(), [[0, 3, 6], [9, 12, np.nan]])  # what it does not write stays poison
 
 
+def test_a_raw_kernel_that_writes_past_the_end_is_found_out(cupy, scale):
+    x, y = cupy.zeros(40, np.float32), cupy.empty(30, np.float32)
+    scale((1,), (64,), (x, y, np.float32(3), np.int64(30)))
+    with pytest.raises(RuntimeError, match=r"scale: writes past the end of argument 1 of shape \(30,\)"):
+        scale((1,), (64,), (x, y, np.float32(3), np.int64(31)))
+
+
 def test_a_raw_kernel_is_captured(cupy, x, scale):
     y = cupy.zeros(x.shape, x.dtype)
     with Captured(cupy) as captured:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 _ALIGNMENT = 512  # bytes; a pool gives out multiples
+_FENCE = 64  # bytes behind an array
 _TOTAL = 16 << 30  # bytes of the pretended card, unless a limit is set
 
 
@@ -24,12 +25,16 @@ class OutOfMemoryError(MemoryError):
 
 
 class Memory:
-    """The bytes of an array and its views.  When nobody holds it any more, they go back to where they came from."""
+    """The bytes of an array and its views.  When nobody holds it any more, they go back to where they came from.
 
-    __slots__ = ("__weakref__", "pool", "root", "size")
+    ``fence``, where there is one, are the bytes behind them, all 0xFF: a kernel must not write there, and what it reads
+    there is NaN.
+    """
+
+    __slots__ = ("__weakref__", "fence", "pool", "root", "size")
 
     def __init__(self, root: np.ndarray, size: int, pool: weakref.ref[MemoryPool]) -> None:
-        self.root, self.size, self.pool = root, size, pool
+        self.root, self.size, self.pool, self.fence = root, size, pool, None
 
     def __del__(self) -> None:
         pool = self.pool()
@@ -215,8 +220,12 @@ def blank(shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, Memory]:
     dtype = np.dtype(dtype)
     if here.allocator is None:
         _not_while_capturing()
-        array = np.empty(shape, dtype)
+        size = prod(shape) * dtype.itemsize
+        both = np.empty(size + _FENCE, np.uint8)
+        array = np.ndarray(shape, dtype, both)
         owner = default_pool.adopt(array)
+        owner.fence = both[size:]
+        owner.fence[...] = 0xFF
     else:
         array, owner = _from_allocator(shape, dtype)
     array[...] = poison(dtype)

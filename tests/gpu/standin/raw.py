@@ -67,6 +67,13 @@ class RawKernel:
             capture.record(launch, tuple(a._memory for a in args if isinstance(a, ndarray)))
         else:
             quietly(launch)
+            self._look_at_fences(args)
+
+    def _look_at_fences(self, args: tuple[Any, ...]) -> None:
+        for i, value in enumerate(args):
+            fence = value._memory.fence if isinstance(value, ndarray) else None
+            if fence is not None and fence.min() != 0xFF:
+                raise RuntimeError(f"{self.name}: writes past the end of argument {i} of shape {value.shape}")
 
     def _argument(self, i: int, value: Any) -> Any:
         if isinstance(value, ndarray):
