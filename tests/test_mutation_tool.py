@@ -195,7 +195,6 @@ CUDA_EDITS = {  # a line of a kernel, and what at least may become of it
         "float m = i < n || true ? max(p, 1.f) : 0.5f;", "float m = i < n && false ? max(p, 1.f) : 0.5f;",
         "float m = i < n ? min(p, 1.f) : 0.5f;", "float m = i < n ? max(p, 1.f) : (2.f * 0.5f + 1e-3f);"],
     "while (!done) tap++;": ["if (!done) tap++;", "while (done) tap++;", "while (!done) (tap += 2);"],
-    "__shared__ float part[33];": ["__shared__ float part[(32)];"],
     "float* const out = (float*)y + i;  // a * b": ["float* const out = (float*)y - i;  // a * b"],
 }  # fmt: skip
 

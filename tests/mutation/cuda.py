@@ -3,7 +3,8 @@
 An edited kernel runs on the emulator (tests/gpu).  Text that the compiler refuses is no edit.  What no test notices is
 looked at twice more: if it gives the same machine code in every precision it is equivalent, whatever anybody thinks of
 it, and if a sanitizer finds a race or a step past the end of an array it is noticed after all.
-What stands between ``#ifndef CUDA_EMU`` and its end is not edited, as the emulator has its own in place of it.
+What stands between ``#ifndef CUDA_EMU`` and its end is not edited, as the emulator has its own in place of it; nor is
+how much shared memory there is.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ _FUNCTION = re.compile(
     r"__(?:device|global)__[^;{}]*?(?:__launch_bounds__\(\w+\)\s*)?(\w+)\s*\([^{};]*?\)\s*(?:const\s*)?\{"
 )
 _MACHINE = re.compile(r"#ifndef CUDA_EMU\n.*?#endif  // CUDA_EMU\n", re.DOTALL)
+_ROOM = re.compile(r"__shared__[^;]*;")  # of which more changes nothing, and less is for the sanitizers
 _LONGEST = 90  # characters of a line in a description
 
 
@@ -71,7 +73,7 @@ def _blanked(source):
     def blank(match):
         return re.sub(r"[^\n]", " ", match[0])
 
-    source = _MACHINE.sub(blank, source)
+    source = _ROOM.sub(blank, _MACHINE.sub(blank, source))
     source = re.sub(r"//[^\n]*|\"[^\"\n]*\"", blank, source)
     return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", blank, source, flags=re.MULTILINE)
 
@@ -99,8 +101,7 @@ def _all(text):
     for m in _COMPONENT.finditer(text):
         yield *m.span(1), _NEXT[m[1]], f"`{m[0]}` -> `.{_NEXT[m[1]]}` at {_near(text, m)}"
     for m in _WHOLE.finditer(text):
-        room = "__shared__" in text[text.rfind("\n", 0, m.start()) : m.start()]  # more of it changes nothing
-        for other in (int(m[1]) - 1,) if room else (int(m[1]) + 1, int(m[1]) - 1):
+        for other in (int(m[1]) + 1, int(m[1]) - 1):
             yield *m.span(), f"({other})", f"`{m[1]}` -> `{other}` at {_near(text, m)}"
     for m in _FLOAT.finditer(text):
         yield *m.span(), f"(2.f * {m[1]} + 1e-3f)", f"`{m[1]}` -> `2 * {m[1]} + 1e-3` at {_near(text, m)}"

@@ -86,8 +86,8 @@ __device__ void convolve(const float* x, const float* w, const float* bias, cons
     const int group = blockIdx.z, per_group = channels / groups, out_per_group = out_channels / groups;
     const int first_row = blockIdx.x * ROWS, first_column = blockIdx.y * COLUMNS;
     const int rows = n * out_height * out_width, depth = kernel_height * kernel_width * per_group;
-    const bool by_four = channels % 4 == 0 && per_group % 4 == 0;
-    const bool columns_by_four = out_channels % 4 == 0 && out_per_group % 4 == 0;
+    const bool by_four = per_group % 4 == 0;
+    const bool columns_by_four = out_per_group % 4 == 0;
     const Gather from = {x, height, width, channels, group * per_group, per_group, 0, 0, dilation_rows,
                          dilation_columns, kernel_width, kernel_height * kernel_width, by_four};
 
@@ -201,7 +201,7 @@ __device__ void convolve_dx(const float* dy, const float* w, float* dx, int n, i
     while (next_column * dilation_columns % stride_columns) next_column++;
     const int tap_rows = (kernel_height - tap_row + next_row - 1) / next_row;
     const int tap_columns = (kernel_width - tap_column + next_column - 1) / next_column;
-    const bool by_four = out_channels % 4 == 0 && out_per_group % 4 == 0;
+    const bool by_four = out_per_group % 4 == 0;
     const Gather from = {dy, out_height, out_width, out_channels, group * out_per_group, out_per_group,
                          (class_row + pad_rows - tap_row * dilation_rows) / stride_rows,
                          (class_column + pad_columns - tap_column * dilation_columns) / stride_columns,
@@ -254,7 +254,7 @@ __device__ void convolve_dx(const float* dy, const float* w, float* dx, int n, i
     });
 
     const int here = min(ROWS, rows - first_row);
-    const bool columns_by_four = channels % 4 == 0 && per_group % 4 == 0;
+    const bool columns_by_four = per_group % 4 == 0;
     for (int e = threadIdx.x; e < here * (COLUMNS / 4); e += THREADS) {
         const int row = e / (COLUMNS / 4), column = e % (COLUMNS / 4) * 4, m = first_row + row;
         const int h = m / class_width % class_height * stride_rows + class_row;
@@ -288,8 +288,8 @@ __device__ void convolve_dw(const float* dy, const float* x, float* parts, int w
     const int first_row = blockIdx.x * ROWS, first_column = blockIdx.y * COLUMNS;
     const int windows = n * out_height * out_width;
     const int begin = part * windows_per_part, end = min(windows, begin + windows_per_part);
-    const bool by_four = channels % 4 == 0 && per_group % 4 == 0;
-    const bool columns_by_four = out_channels % 4 == 0 && out_per_group % 4 == 0;
+    const bool by_four = per_group % 4 == 0;
+    const bool columns_by_four = out_per_group % 4 == 0;
 
     // this thread always loads the same four filter elements, of windows 8 apart
     const int k = first_row + threadIdx.x % 16 * 4, tap = k / per_group, channel = k % per_group;
