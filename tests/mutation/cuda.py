@@ -144,7 +144,9 @@ def install(edit, source):
     from minires.kernels.cuda import module
     from tests.gpu import emulator
 
-    emulator._OPTIONS = (*_without_optimisation(), "-O0")
+    # what C++ leaves undefined, an index past the end of an array first of all, is a crash and so is noticed
+    undefined = "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"
+    emulator._OPTIONS = (*_without_optimisation(), "-O0", *undefined)
     before, edited = module.source, edit.apply(source)
     module.source = lambda precision=None: before(precision).replace(source, edited)
     module.forget()
