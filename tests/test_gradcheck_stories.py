@@ -195,6 +195,16 @@ STORIES = {
     "only a ReLU's mask": (
         lambda x: np.maximum(np.sinh(x), 0), lambda dy, x: {"x": dy * (x > 0)}, "x",
         "this is dy (y > 0), the mask of a ReLU alone", {"x": (7, 5)}),
+    "NCHW: channels of the kernel exchanged": (
+        conv, lambda dy, x, w: {"x": conv_dx(dy, w.swapaxes(0, 1), x.shape), "w": conv_dw(dy, x, w.shape)}, "x",
+        "it would be right with the input and output channels of w, the axes 0 and 1, exchanged",
+        {"x": PICTURES, "w": (3, 3, 3, 3)}),
+    "NCHW: the halves of another input": (
+        conv, lambda dy, x, w: {"x": conv_dx(dy, w, x.shape), "w": conv_dw(dy, np.roll(x, 1, 0), w.shape)}, "w",
+        "it would be right with the two halves of x along axis 0 exchanged", {"x": PICTURES, "w": KERNEL}),
+    "NCHW: a kernel averaged over pixels": (
+        conv, lambda dy, x, w: {"x": conv_dx(dy, w, x.shape), "w": conv_dw(dy, x, w.shape) / 35}, "w",
+        "(35 is OH OW or", {"x": (2, 3, 7, 5), "w": (5, 3, 3, 3)}),
     "NCHW: dw of the last picture": (
         conv, lambda dy, x, w: {"x": conv_dx(dy, w, x.shape), "w": conv_dw(dy[1:], x[1:], w.shape)}, "w",
         "dy at 0 along axis 0 makes no difference to it", {"x": (3, 3, 7, 6), "w": KERNEL}),
@@ -219,6 +229,10 @@ def test_the_right_story(name):
 
 
 UNTRUE = {  # what is not to be said
+    "one number has no skip": (lambda x: x**3, lambda dy, x: {"x": dy * x}, "skip", {"x": (1,)}),
+    "a kernel has no N": (
+        conv, lambda dy, x, w: {"x": conv_dx(dy, w, x.shape), "w": conv_dw(dy, x, w.shape) / 12}, "is N|, N",
+        {"x": (2, 4, 4, 3), "w": (4, 4, 3, 3)}),
     "one-hot not divided by N": (
         lambda z: -np.log(softmax(z)[np.arange(5), [0, 2, 1, 3, 3]]).mean(),
         lambda dy, z: {"z": dy * (softmax(z) / 5 - np.eye(4)[[0, 2, 1, 3, 3]])}, "is missing$", {"z": (5, 4)}),

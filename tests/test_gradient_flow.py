@@ -118,6 +118,18 @@ def test_a_block_on_the_input_itself(rng, frozen):
     assert block.difference < 1e-12
 
 
+def test_a_model_may_change_its_input(rng):
+    class Shifting(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(4, 3, generator=rng)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.layer(x)
+
+    assert len(inspect.gradient_flow(Shifting(), rng.standard_normal((5, 4))).layers) == 1
+
+
 def test_a_weight_that_is_used_twice_is_no_block(rng):
     class Tied(nn.Module):
         def __init__(self):

@@ -141,20 +141,109 @@ class Doing(nn.Module):
         return self.what(x)
 
 
+def _plus_one(h):
+    h += 1.0
+    return h * 3.0
+
+
 REFUSED = {
     "random numbers": lambda x: F.dropout(x, 0.5, True),
     "something computed outside": lambda x: x * Tensor(x.data + 1.0),
-    "a choice by the values": lambda x: x * 2.0 if float(x.numpy().max()) > 1.5 else x * 3.0,
+    "a choice by the values": lambda x: x * 2.0 if float(x.numpy().max()) > 0.5 else x * 3.0,
+    "a choice by the sign": lambda x: x * 2.0 if float(x.numpy().min()) >= 0 else x,
+    "an operation outside": lambda x: x + Tensor(np.maximum(x.numpy(), 0)),
+    "in place": lambda x: _plus_one(x * 2.0),
+    "infinities": lambda x: F.concatenate([x + np.inf, x * Tensor(x.data + 1.0)], 0),
     "a constant": lambda x: Tensor(x.data * 0.0),
 }
 
 
+@pytest.mark.parametrize("first", [1, 0])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_replayed_is_refused(name, rng):
+def test_what_cannot_be_replayed_is_refused(name, first):
+    """Also if the first input is as dull as zeros."""
     model = Doing(REFUSED[name]).eval()
-    with pytest.raises(GraphError, match=r"Replay: (Doing cannot be replayed|the model's output was not made)"):
-        nn.Replay(model)(Tensor(np.linspace(1, 2, 12).reshape(3, 4)))
+    with pytest.raises(GraphError, match=r"Replay: (Doing cannot be replayed|the model's output is a constant)"):
+        nn.Replay(model)(Tensor(first * np.linspace(1, 2, 12).reshape(3, 4)))
     assert modes.tape is None
+
+
+@pytest.mark.parametrize("function", [
+    lambda x, i: F.cross_entropy(x, i), lambda x, i: x[i], lambda x, i: x[:, :2][(i, 0)],
+])  # fmt: skip
+def test_an_array_among_the_options_is_refused(function):
+    x, i = Tensor(np.ones((1, 4))), Tensor(np.array([0]))
+
+    class Looking(nn.Module):
+        def forward(self, x, i):
+            return function(x, i)
+
+    with pytest.raises(GraphError, match="takes an array as its option"):
+        nn.Replay(Looking().eval())(x, i)
+
+
+def test_one_tensor_given_twice(rng):
+    class Minus(nn.Module):
+        def forward(self, a, b):
+            return a - b * 2.0
+
+    replay, (a, b) = nn.Replay(Minus().eval()), (Tensor(rng.standard_normal(3)) for _ in range(2))
+    np.testing.assert_array_equal(replay(a, a).numpy(), (a - a * 2.0).numpy())
+    np.testing.assert_array_equal(replay(a, b).numpy(), (a - b * 2.0).numpy())
+
+
+def test_modules_and_parameters_that_are_replaced(rng):
+    model = made("A", rng)
+    replay, x = nn.Replay(model), pictures(model, rng)
+    first = same(replay, model, x).numpy()
+    model.fc = nn.Linear(12, 10).eval()
+    second = same(replay, model, x).numpy()
+    model.fc.weight = nn.Parameter(model.fc.weight.data * 2)
+    third = same(replay, model, x).numpy()
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+    model.bn.train()
+    x = pictures(model, rng)
+    with pytest.raises(GraphError, match="Replay: "):  # its statistics are of the batch, and move
+        replay(x)
+
+
+def test_a_scale_that_is_computed(rng):
+    class Scaled(nn.Module):
+        def __init__(self):
+            self.conv, self.log = nn.Conv2d(3, 4, 3, bias=False), nn.Parameter(np.zeros(4, np.float32))
+            self.mean, self.var = (Tensor(np.ones(4, np.float32)) for _ in range(2))
+
+        @minires.fused
+        def forward(self, x):
+            return F.relu(F.batch_norm(self.conv(x), self.log.exp(), self.log, self.mean, self.var, training=False))
+
+    model = Scaled().eval()
+    replay, x = nn.Replay(model), pictures(model, rng)
+    same(replay, model, x)
+    model.log.data[...] += 0.7
+    same(replay, model, x)
+
+
+def test_numbers_on_the_host(rng):
+    half = Tensor(np.float32(0.5))
+    model = Doing(lambda x: (x * half + 1.0).sum()).eval()
+    x = Tensor(rng.standard_normal((2, 3)).astype(np.float32))
+    np.testing.assert_array_equal(nn.Replay(model)(x).numpy(), model(x).numpy())
+
+
+def test_switches(rng):
+    model = made("A", rng)
+    replay, x = nn.Replay(model), pictures(model, rng)
+    with minires.no_fusion():
+        same(replay, model, x)
+    same(replay, model, x)
+    assert len(replay._programs) == 2
+    with np.errstate(invalid="ignore"), minires.detect_anomaly(), pytest.raises(minires.errors.AnomalyError):
+        nn.Replay(Doing(lambda x: (x * 0.0 - 1.0).log()).eval())(x)
+    inside = minires.fused(lambda x: replay(F.relu(x + 0.0)))(x)
+    with no_grad():
+        np.testing.assert_array_equal(inside.numpy(), model(F.relu(x)).numpy())
 
 
 def test_what_is_no_use(rng):

@@ -146,8 +146,8 @@ def gradient_flow(
     with left_as_it_was(model):
         for parameter in model.parameters():
             parameter.grad = None
-        x.requires_grad_()  # so that a block that stands on the input, or on frozen layers, has its gradient too
-        found = trace(model, x)
+        # a block that stands on the input, or on frozen layers, has its gradient too; and the input may be changed
+        found = trace(model, x.requires_grad_() * 1.0)
         if found.output._node is None:
             raise ArgumentError(
                 "gradient_flow: the model's output depends neither on its input nor on a parameter that is learned."
@@ -159,11 +159,10 @@ def gradient_flow(
             value = found.output
             normal = np.random.default_rng(seed).standard_normal(value.shape)
             upstream = array_module(value.data).asarray(normal, dtype=value.dtype)
-        split = [fork for fork in forks(found.output) if _is_skip(fork, x)]
+        split = [fork for fork in forks(found.output) if _is_skip(fork)]
         relus = _relus(found, value)  # before the functions are overheard
         heard = _Listener(split, [call.node for call in found.calls])
         value.backward(upstream)
-        heard.gradients[x] = x.grad
         layers = [
             LayerFlow(call.name, type(call.module).__name__, _norm(heard.gradients[call.node]), _weights(call.module))
             for call in found.calls
@@ -174,13 +173,13 @@ def gradient_flow(
     return GradientFlow(layers, blocks, relus, total)
 
 
-def _is_skip(fork: Fork, x: Tensor) -> bool:
+def _is_skip(fork: Fork) -> bool:
     """Whether a fork is a residual connection: its ways meet in an addition, and one is shorter than all others.
 
-    Of the leaves only the input x can have one: a parameter that is used twice is tied.
+    A leaf is a parameter, and one that is used twice is tied.
     """
     (_, shortest), (_, next_one) = fork.ways[:2]
-    return (isinstance(fork.source, Node) or fork.source is x) and fork.merge.function is Add and shortest < next_one
+    return isinstance(fork.source, Node) and fork.merge.function is Add and shortest < next_one
 
 
 class _Listener:

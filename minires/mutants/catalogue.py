@@ -154,7 +154,7 @@ CATALOGUE = [
         "conv",
         "db averaged over pixels",
         lambda dy, *a: (*conv_backward(dy, *a)[:2], dy.mean((1, 2)).sum(0)),
-        r"6 times too small \(6 is .*OH OW\)",
+        r"6 times too small \(6 is .*OH OW",
     ),
     Mutant(
         "conv",
@@ -332,11 +332,9 @@ CATALOGUE = [
     Mutant(
         "affine", "dx from ones", lambda dy, x, w, b: (np.ones_like(dy) @ w.T, x.T @ dy, dy.sum(0)), "not linear in dy"
     ),
-    Mutant("average pool", "not divided", averaged_pool(1), r"4 times too large \(4 is .*k.2 of a 2 x 2 window\)"),
+    Mutant("average pool", "not divided", averaged_pool(1), r"4 times too large \(4 is .*k.2 of a 2 x 2 window"),
     Mutant("average pool", "divided by k", averaged_pool(1 / 2), "2 times too large"),
-    Mutant(
-        "average pool", "divided twice", averaged_pool(1 / 16), r"4 times too small \(4 is .*k.2 of a 2 x 2 window\)"
-    ),
+    Mutant("average pool", "divided twice", averaged_pool(1 / 16), r"4 times too small \(4 is .*k.2 of a 2 x 2 window"),
     Mutant("dropout", "mask forgotten", lambda dy, x: dy / 0.6, "a mask is missing"),
     Mutant(
         "dropout",

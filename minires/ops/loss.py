@@ -7,6 +7,7 @@ from math import prod
 from .. import kernels
 from ..backend import Array, array_module, on_gpu
 from ..tensor import Function, Pending, Tensor
+from ..tensor.modes import modes
 from ..tensor.pending import may_wait
 from .broadcast import channel_sum
 from .product import product
@@ -80,7 +81,7 @@ class Linear(Function, operator="linear"):
 class LinearCrossEntropy(Function, operator="linear_cross_entropy"):
     """The cross-entropy of x @ w + b in one, for a `fused` function: g = (softmax - target) dloss, dx = g w^T, ...
 
-    Losses and probabilities are computed before, by `with_cross_entropy`.
+    Losses and probabilities are computed before, by the function `cross_entropy` below.
     """
 
     fresh = True
@@ -126,7 +127,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Array, label_smoothing: float, reduction: str) -> Tensor:
     """`CrossEntropy`, or, of a linear layer that is due, the two in one."""
     options = {"label_smoothing": label_smoothing, "reduction": reduction}
-    if not (isinstance(logits, DueLinear) and logits.open):
+    if not (isinstance(logits, DueLinear) and logits.open) or modes.tape is not None:
         return CrossEntropy.apply(logits, labels=labels, **options)
     logits.check()
     x, w, b, _ = logits.inputs

@@ -364,16 +364,18 @@ def test_an_empty_batch_is_normalised_to_an_empty_one():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [1, 7, 8, 255, 256, 257, 700])
 def test_sums_over_rows(rows, dtype, rng):
-    x = rng.integers(-8, 9, (rows, 33)).astype(dtype)  # one column more than a block adds up
+    x = rng.integers(-8, 9, (rows, 33)).astype(dtype)  # one column more than a block adds up, and so two of them
     np.testing.assert_array_equal(implicit.channel_sum(*on_gpu(x)).get(), x.sum(0))
 
 
-def test_sums_over_more_rows_than_a_grid_has_along_its_second_axis(monkeypatch):
+@pytest.mark.parametrize("shape", [(2**24, 1), (1, 2**21), (257, 2**17)])
+def test_sums_of_any_shape_fit_a_grid(shape, monkeypatch):
+    """Of whose axes only the first has more than 65,535 places."""
     grids = []
     monkeypatch.setattr(plain, "kernel", lambda name: lambda grid, block, arguments: grids.append(grid))
-    implicit.channel_sum(cupy().empty((2**24, 1), np.float32))
-    assert grids[0] == (2**16, 1)
-    assert all(columns == 1 for _, columns in grids)
+    implicit.channel_sum(cupy().empty(shape, np.float32))
+    assert grids[0][0] == -(-shape[0] // 256) * -(-shape[1] // 32)
+    assert all(len(grid) == 1 for grid in grids)
 
 
 def test_sums_over_nothing():

@@ -45,10 +45,14 @@ def in_the_order_of(hint: str, case: Case) -> str:
     """What was said of the axes of `channels_last`, said of those of the case."""
     pictures, kernels = _roles(case)
     own = _PICTURE if case.name in pictures else _KERNEL if case.name in kernels else None
+    other = re.search(r"\bof (\w+)(?:, the axes| along axis)", hint)
     of_dy = re.search(r"\bdy\b.*\bax[ei]s", hint) is not None
     axes = (_PICTURE if case.upstream.ndim == 4 else None) if of_dy else own
+    if other and other[1] in case.inputs:
+        axes = _PICTURE if other[1] in pictures else _KERNEL if other[1] in kernels else None
     if axes is not None:
-        hint = re.sub(r"\baxis \d+|\baxes \d+(?:(?:, | and )\d+)*", lambda found: _mapped(found[0], axes), hint)
+        numbers = r"\d+(?:(?:, | and )\d+)*"
+        hint = re.sub(rf"\baxis \d+|\baxes {numbers}|\({numbers},?\)", lambda found: _mapped(found[0], axes), hint)
     return hint.replace("[::-1, ::-1]", "[:, :, ::-1, ::-1]")
 
 

@@ -80,15 +80,21 @@ def _named(ratio: float, case: Case) -> list[str]:
     summed = prod(case.upstream.shape[:-1])
     if case.x.ndim == 1 < case.upstream.ndim and abs(summed - ratio) < RTOL * ratio:  # a bias
         return [_length(case.upstream, tuple(range(case.upstream.ndim - 1)), "O", case.order is not None)]
-    for array, output in ((case.x, ""), (case.upstream, "O")):
+    side = round(ratio**0.5)
+    if case.x.ndim == 4 and 1 < side <= 7 and abs(side**2 - ratio) < RTOL * ratio:
+        names.append(f"k^2 of a {side} x {side} window")
+    for array, output in ((case.upstream, "O"), (case.x, "K" if _is_kernel(case) else "")):
         for count in range(1, array.ndim + 1):
             for axes in combinations(range(array.ndim), count):
                 if abs(prod(array.shape[i] for i in axes) - ratio) < RTOL * ratio:
                     names.append(_length(array, axes, output, case.order is not None))
-    side = round(ratio**0.5)
-    if case.x.ndim == 4 and 1 < side <= 7 and abs(side**2 - ratio) < RTOL * ratio:
-        names.append(f"k^2 of a {side} x {side} window")
     return list(dict.fromkeys(names))[:3]
+
+
+def _is_kernel(case: Case) -> bool:
+    """Whether the input is the kernel of a convolution: small windows, beside larger pictures."""
+    others = [v for n, v in case.inputs.items() if n != case.name and v.ndim == 4]
+    return case.x.ndim == 4 and any(min(v.shape[1:3]) >= max(case.x.shape[:2]) for v in others)
 
 
 def _made_of_a_length(ratio: float, case: Case) -> list[str]:
@@ -106,9 +112,9 @@ def _made_of_a_length(ratio: float, case: Case) -> list[str]:
 
 
 def _length(array: np.ndarray, axes: tuple[int, ...], output: str, lettered: bool) -> str:
-    """The name of the length of some axes; those of an output picture have an O before them."""
+    """The name of the length of some axes; those of an output picture have an O before them, of a kernel a K."""
     if array.ndim == 4 and lettered:
-        letters = "N", f"{output}H", f"{output}W", "C"
+        letters = ("KH", "KW", "C", "O") if output == "K" else ("N", f"{output}H", f"{output}W", "C")
         return " ".join(letters[i] for i in axes)
     if axes == (0,):
         return "N"

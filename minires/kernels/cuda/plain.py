@@ -51,7 +51,7 @@ def sum_rows(x):
         out = cupy().empty((parts, columns), x.dtype)
         if columns:
             arguments = (x, out, np.int64(rows), np.int32(columns), np.int64(_ROWS))
-            kernel(typed("sum_rows", x))((parts, -(-columns // 32)), (256,), arguments)
+            kernel(typed("sum_rows", x))((parts * -(-columns // 32),), (256,), arguments)
         if parts == 1:
             return out[0]
         x = out

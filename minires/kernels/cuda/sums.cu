@@ -7,8 +7,9 @@ template <class T>
 __device__ void sum_rows(const T* in, T* out, long long rows, int columns, long long per_block) {
     __shared__ T shared[8][33];
     const int x = threadIdx.x % 32, lane = threadIdx.x / 32;
-    const long long column = blockIdx.y * 32LL + x;  // of the two axes of a grid x is the one without a limit
-    const long long first = blockIdx.x * per_block, end = min(rows, first + per_block);
+    const int across = (columns + 31) / 32;  // blocks; one axis of the grid for both, as only that has no limit
+    const long long column = blockIdx.x % across * 32LL + x, part = blockIdx.x / across;
+    const long long first = part * per_block, end = min(rows, first + per_block);
     T total = 0;
     if (column < columns)
         for (long long r = first + lane; r < end; r += 8) total += in[r * columns + column];
@@ -16,7 +17,7 @@ __device__ void sum_rows(const T* in, T* out, long long rows, int columns, long 
     __syncthreads();
     if (lane || column >= columns) return;
     for (int l = 1; l < 8; l++) total += shared[l][x];
-    out[blockIdx.x * (long long)columns + column] = total;
+    out[part * columns + column] = total;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
