@@ -179,12 +179,17 @@ def test_a_convolution_is_one_launch_each_way(channels, groups, wide, gpu, rng):
 
 
 @pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("channels", [(4, 8), (3, 5)])
+@pytest.mark.parametrize("sizes", [((1, 2), (1, 0), (1, 2), (3, 2)), ((2, 3), (2, 1), (1, 2), (5, 3)),
+                                   ((3, 2), (0, 2), (2, 1), (4, 3)), ((4, 1), (1, 1), (2, 3), (5, 2))])  # fmt: skip
 @pytest.mark.parametrize("kind", [im2col, implicit])
-def test_rows_are_not_columns(kind, order, rng):
-    """Strides, padding and dilation that differ, either way round, and two blocks of pixels for each class of them."""
+def test_rows_are_not_columns(kind, sizes, channels, order, rng):
+    """Strides, padding, dilation and windows that differ, either way round, and more than one block of pixels."""
     height, width = (16, 20)[::order]
-    options = (1, 2)[::order], (1, 0)[::order], (1, 2)[::order], 1
-    x, w = (rng.integers(-4, 5, s).astype(np.float32) for s in ((1, height, width, 4), (*(3, 2)[::order], 4, 8)))
+    *options, kernel = (size[::order] for size in sizes)
+    options = *options, 1
+    given = (1, height, width, channels[0]), (*kernel, *channels)
+    x, w = (rng.integers(-4, 5, s).astype(np.float32) for s in given)
     y = reference.conv2d(x, w, None, *options)
     dy = rng.integers(-4, 5, y.shape).astype(np.float32)
     there = on_gpu(x, w, dy)
@@ -290,6 +295,16 @@ def test_what_a_batch_norm_does_besides(residual, relu, rng):
     np.testing.assert_allclose(y.get(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_relu_stops_what_is_negative_however_small():
+    x = np.array([-1e-3, -1e-6, -0.0, 0.0, 1e-6, 1e-4, 9e-4, 1], np.float32)
+    one, zero = on_gpu(np.ones(8, np.float32), np.zeros(8, np.float32))
+    normed = implicit.batch_norm(*on_gpu(x[None]), one, zero, zero, one, 0, None, True)
+    np.testing.assert_array_equal(normed.get(), np.maximum(x, 0)[None])
+    picture, filters = on_gpu(x.reshape(1, 1, 1, 8), np.eye(8, dtype=np.float32).reshape(1, 1, 8, 8))
+    convolved = implicit.conv2d(picture, filters, None, (1, 1), (0, 0), (1, 1), 1, None, True)
+    np.testing.assert_array_equal(convolved.get().reshape(-1), np.maximum(x, 0))
+
+
 def test_threads_stay_with_their_channels(rng, monkeypatch):
     """Whatever the grid: three quads of channels, and every thread goes round several times."""
     monkeypatch.setattr(norm, "_BLOCKS", 2)
@@ -305,9 +320,12 @@ def test_threads_stay_with_their_channels(rng, monkeypatch):
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(("pixels", "channels"), [((20, 19), 12), ((3, 2), 128), ((3, 2), 132)])
-def test_the_backward_pass_of_batch_norm_can_be_repeated(pixels, channels, relu, rng):
+@pytest.mark.parametrize("parts", [3, norm._PARTS])
+def test_the_backward_pass_of_batch_norm_can_be_repeated(parts, pixels, channels, relu, rng, monkeypatch):
     """The block that is done last is told by a counter, which must be zero again; 128 channels are one block's."""
     x, dy, y = rng.standard_normal((3, 3, *pixels, channels)).astype(np.float32)
+    y = np.maximum(y, 0)  # as of a ReLU, which has zeros
+    monkeypatch.setattr(norm, "_PARTS", parts)
     gamma = rng.standard_normal(channels).astype(np.float32)
     mean, var = reference.moments(x)
     given = [dy, y if relu else None, x, gamma, mean, var]
