@@ -289,7 +289,8 @@ __device__ void convolve_dw(const float* dy, const float* x, float* parts, int w
     const int windows = n * out_height * out_width;
     const int begin = part * windows_per_part, end = min(windows, begin + windows_per_part);
     const bool by_four = per_group % 4 == 0;
-    const bool columns_by_four = out_per_group % 4 == 0;
+    // the first follows from the second, but without it the compiler runs out of registers (fp32, sm_90)
+    const bool columns_by_four = out_channels % 4 == 0 && out_per_group % 4 == 0;
 
     // this thread always loads the same four filter elements, of windows 8 apart
     const int k = first_row + threadIdx.x % 16 * 4, tap = k / per_group, channel = k % per_group;
