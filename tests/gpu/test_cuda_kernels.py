@@ -50,6 +50,7 @@ CASES = [
     (30, 1, 2, 4, 8, 1, 1, 0, 1, 1),
     (30, 3, 1, 5, 7, 1, 1, 0, 1, 1),
     (1, 5, 6, 70, 4, 3, 1, 1, 1, 1),
+    (1, 6, 7, 12, 12, 3, 1, 1, 1, 2),
 ]
 # half the distance of two neighbouring numbers: each factor of a product is that far off at most
 ROUNDING = {"fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
