@@ -51,6 +51,8 @@ CASES = [
     (30, 3, 1, 5, 7, 1, 1, 0, 1, 1),
     (1, 5, 6, 70, 4, 3, 1, 1, 1, 1),
     (1, 6, 7, 12, 12, 3, 1, 1, 1, 2),
+    (1, 5, 6, 8, 20, 3, 1, 1, 1, 4),
+    (1, 5, 6, 8, 12, 3, 1, 1, 1, 4),
 ]
 # half the distance of two neighbouring numbers: each factor of a product is that far off at most
 ROUNDING = {"fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
@@ -385,8 +387,9 @@ def test_an_empty_batch_is_normalised_to_an_empty_one():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [1, 7, 8, 255, 256, 257, 700])
-def test_sums_over_rows(rows, dtype, rng):
-    x = rng.integers(-8, 9, (rows, 33)).astype(dtype)  # one column more than a block adds up, and so two of them
+@pytest.mark.parametrize("columns", [32, 33, 94])
+def test_sums_over_rows(columns, rows, dtype, rng):
+    x = rng.integers(-8, 9, (rows, columns)).astype(dtype)  # a block adds up 32 of them
     np.testing.assert_array_equal(implicit.channel_sum(*on_gpu(x)).get(), x.sum(0))
 
 
