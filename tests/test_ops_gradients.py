@@ -188,7 +188,8 @@ each_case_and_kernel = pytest.mark.parametrize(
 
 def test_every_operation_has_a_case():
     built_in = {name for name, op in OPERATIONS.items() if op.__module__.startswith("minires.")}
-    assert {case.name for case in CASES} == built_in
+    only_float32_on_a_gpu = {"linear_cross_entropy"}  # see tests/gpu/test_classifier.py
+    assert {case.name for case in CASES} == built_in - only_float32_on_a_gpu
 
 
 @each_case_and_kernel
