@@ -325,6 +325,16 @@ def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
         assert np.array_equal(part, wide[:, 9 + top : 9 + top + height, 9 + left : 9 + left + width])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
+def test_winograd_in_other_dtypes(dtype, rng):
+    x, w = rng.standard_normal((2, 9, 8, 3)).astype(dtype), rng.standard_normal((3, 3, 3, 4)).astype(dtype)
+    window = (1, 1), (1, 1), (1, 1), 1
+    y = numpy.conv2d(x, w, None, *window)
+    exact = numpy.conv2d(x.astype(np.float64), w.astype(np.float64), None, *window)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y.astype(np.float64), exact, rtol=0, atol=0.1 if dtype == np.float16 else 1e-12)
+
+
 def test_the_points_of_winograd_are_those_that_lose_little():
     """The terms of its sums beside those of the direct sum, in the root mean square; 2.9 for 0, 1, -1, 2, -2."""
     b, g, a = (matrix**2 for matrix in winograd._transforms())

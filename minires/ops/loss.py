@@ -7,7 +7,6 @@ from math import prod
 from .. import kernels
 from ..backend import Array, array_module, on_gpu
 from ..tensor import Function, Pending, Tensor
-from ..tensor.modes import modes
 from ..tensor.pending import may_wait
 from .broadcast import channel_sum
 from .product import product
@@ -127,7 +126,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Array, label_smoothing: float, reduction: str) -> Tensor:
     """`CrossEntropy`, or, of a linear layer that is due, the two in one."""
     options = {"label_smoothing": label_smoothing, "reduction": reduction}
-    if not (isinstance(logits, DueLinear) and logits.open) or modes.tape is not None:
+    if not (isinstance(logits, DueLinear) and logits.open):
         return CrossEntropy.apply(logits, labels=labels, **options)
     logits.check()
     x, w, b, _ = logits.inputs

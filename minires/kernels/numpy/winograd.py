@@ -92,7 +92,7 @@ class _Plan(NamedTuple):
     @classmethod
     def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
         """What was planned for the same sizes before, or a new plan."""
-        return cls._made(tuple(x_shape), tuple(kernel), padding, out_channels, get_num_threads(), _TILE_BYTES)
+        return cls._made(x_shape, kernel, padding, out_channels, get_num_threads(), _TILE_BYTES)
 
     @classmethod
     @lru_cache(maxsize=64)
