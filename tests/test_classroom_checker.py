@@ -128,7 +128,7 @@ def test_checkers_that_give_no_answer(checkers):
     assert not nothing.ok
     hangs = try_checker(checkers, "hangs", [0], process.Limits(3))
     assert "still running after 3 s" in hangs.problem
-    assert "in mine.py, line 41" in hangs.problem
+    assert re.search(r"in mine\.py, line 4[12]\b", hangs.problem)  # the loop, or its body
     assert "at batch norm: the right backward pass" in hangs.problem
     assert not hangs.ok
     assert hangs.killed
