@@ -149,7 +149,7 @@ def conv_arrays(case, dtype="float64"):
 
 def test_all_sets_of_kernels_have_the_same_functions():
     assert set(KERNELS) >= {"numpy", "reference"}
-    assert set(numpy.__all__) == set(reference.__all__)
+    assert set(numpy.__all__) == {*reference.__all__, "norm_receiver"}
 
 
 @THOROUGH
@@ -226,6 +226,45 @@ def test_conv2d_norm_backward_is_one_after_the_other(case, cut, relu, residual, 
         assert (fast is None) == (slow is None)
         if slow is not None:
             agree(fast, slow)
+
+
+@THOROUGH
+@given(case=convolutions(least_images=1, products=60_000), cut=CUTS, relu=st.booleans(), more=st.booleans(),
+       normed=st.booleans(), layout=st.sampled_from(list(LAYOUTS)))  # fmt: skip
+def test_a_gradient_that_is_received_as_it_is_written(case, cut, relu, more, normed, layout):
+    x, w, gamma, dy = conv_arrays(case)
+    rng = np.random.default_rng(dy.shape)
+    below_z, so_far = rng.standard_normal((2, *x.shape)) + 1
+    norm_below = rng.standard_normal(x.shape[3]), *reference.moments(below_z), 0.1
+    z, y = rng.standard_normal((2, *dy.shape))
+    norm = gamma, *reference.moments(z), 0.1
+    so_far, y, below_y = so_far if more else None, np.maximum(y, 0), np.maximum(x, 0) if relu else None
+    slow_dz = reference.batch_norm_backward(dy, y, z, *norm)[0] if normed else dy
+    slow_dx, slow_dw = reference.conv2d_backward(slow_dz, x, w, x.shape, w.shape, *case[2])
+    slow_dx = slow_dx if so_far is None else slow_dx + so_far
+    slow = reference.batch_norm_backward(slow_dx, below_y, below_z, *norm_below)
+    with split(*cut):
+        dy, y, z, x, w, below_z = laid_out((dy, y, z, x, w, below_z), layout)
+        receiver = numpy.norm_receiver(so_far, below_y, below_z, norm_below[1])
+        assert not receiver.complete
+        sizes = x.shape, w.shape, *case[2]
+        if normed:
+            both = numpy.conv2d_norm_backward(dy, y, z, *norm, x, w, *sizes, residual=False, onward=receiver)
+        else:
+            both = numpy.conv2d_backward(dy, x, w, *sizes, onward=receiver)
+        assert receiver.complete == (not depthwise.applies(w.shape, case[2][3]))
+        if receiver.complete:
+            fast = numpy.batch_norm_backward(both[0], below_y, below_z, *norm_below, received=receiver)
+            for a, b in zip((both[1], *fast), (slow_dw, *slow), strict=True):
+                agree(a, b)
+        else:
+            agree(both[0] if so_far is None else both[0] + so_far, slow_dx)
+
+
+def test_nobody_receives_what_is_small_or_no_picture(rng):
+    for shape, received in [((16, 32, 32, 1), False), ((16, 32, 32, 2), True), ((1024, 32), False)]:
+        x = rng.standard_normal(shape)
+        assert (numpy.norm_receiver(None, x, x, np.zeros(shape[-1])) is not None) == received
 
 
 # one convolution for each of the ways to compute it: kernel, channels of a group, filters, options

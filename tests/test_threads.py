@@ -1,7 +1,10 @@
 """The pool of threads: how work is split, what becomes of BLAS, and that only the number of threads changes results."""
 
+import gc
 import os
 import threading
+import weakref
+from collections import deque
 
 import numpy as np
 import pytest
@@ -153,46 +156,108 @@ def test_work_inside_work_is_not_split_again():
 
 
 @pytest.mark.parametrize("guilty", [[0], [1], [2], [0, 1, 2], [1, 2]])
-def test_an_exception_is_raised_when_all_parts_are_done(monkeypatch, guilty):
-    done, caller_waits = [], threading.Event()
-    wait = threads.wait
-    monkeypatch.setattr(threads, "wait", lambda others: caller_waits.set() or wait(others))
+def test_an_exception_is_raised_when_all_parts_are_done(guilty):
+    done, first_is_done = [], threading.Event()
 
     def work(part):
         if part.start:
-            assert caller_waits.wait(WAIT)  # by now the first part has come to its end
+            assert first_is_done.wait(WAIT)
         done.append(part.start)
-        if part.start in guilty:
-            raise ZeroDivisionError(str(part.start))
+        try:
+            if part.start in guilty:
+                raise ZeroDivisionError(str(part.start))
+        finally:
+            first_is_done.set()
 
     with in_threads(3):
         before = blas_threads()
-        try:
-            with pytest.raises(ZeroDivisionError, match=f"^{guilty[0]}$"):
-                in_pieces(work, 3)
-            assert sorted(done) == [0, 1, 2]
-        finally:
-            caller_waits.set()
+        with pytest.raises(ZeroDivisionError, match=f"^{guilty[0]}$"):
+            in_pieces(work, 3)
+        assert sorted(done) == [0, 1, 2]
         assert blas_threads() == before
         assert in_pieces(as_it_is, 3) == [range(1), range(1, 2), range(2, 3)]
 
 
-def test_another_thread_may_need_a_larger_pool_at_any_time(monkeypatch):
-    find = threads._executor
+def test_what_a_part_held_is_free_when_its_exception_is():
+    class Held:
+        pass
 
-    def find_slowly(number):
-        pool = find(number)
-        if number == 2:  # at this very moment somebody else calls for two more threads
-            other = threading.Thread(target=in_pieces, args=(as_it_is, 7))
-            other.start()
-            other.join(WAIT)
-        return pool
+    def work(part):
+        held = Held()
+        alive.append(weakref.ref(held))
+        raise ZeroDivisionError
 
-    monkeypatch.setattr(threads, "_pool", None)
-    monkeypatch.setattr(threads, "_pool_size", 0)
-    monkeypatch.setattr(threads, "_executor", find_slowly)
-    with in_threads(7):
-        assert in_pieces(as_it_is, 2) == [range(1), range(1, 2)]
+    alive = []
+    gc.disable()
+    try:
+        with in_threads(2):
+            with pytest.raises(ZeroDivisionError):
+                in_pieces(work, 2)
+            in_pieces(as_it_is, 2)  # a helper forgets the last job at the latest now
+    finally:
+        gc.enable()
+    assert [reference() for reference in alive] == [None, None]
+
+
+@pytest.fixture
+def no_helpers(monkeypatch):
+    """As if no thread had been started yet."""
+    monkeypatch.setattr(threads, "_idle", deque())
+    monkeypatch.setattr(threads, "_helpers", 0)
+
+
+@pytest.mark.usefixtures("no_helpers")
+def test_helpers_are_made_when_they_are_needed_and_used_again():
+    together = threading.Barrier(3)
+
+    def work(part):
+        together.wait(WAIT)
+        return threading.get_ident()
+
+    with in_threads(2):
+        in_pieces(as_it_is, 2)
+        assert threads._helpers == 1
+    with in_threads(3):
+        _, *first = in_pieces(work, 3)
+        _, *again = in_pieces(work, 3)
+    assert threads._helpers == 2
+    assert set(first) == set(again)
+
+
+@pytest.mark.usefixtures("no_helpers")
+def test_helpers_of_somebody_else_are_not_waited_for():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold(part):
+        inside.set()
+        assert leave.wait(WAIT)
+
+    def who(part):
+        return part, threading.get_ident()
+
+    with in_threads(2):
+        other = threading.Thread(target=in_pieces, args=(hold, 2))
+        other.start()
+        try:
+            assert inside.wait(WAIT)
+            while not threads._helpers or threads._idle:
+                pass  # until the only helper has its part, too
+            assert in_pieces(who, 2) == [(range(1), threading.get_ident()), (range(1, 2), threading.get_ident())]
+        finally:
+            leave.set()
+            other.join()
+    assert threads._helpers == 1
+
+
+@pytest.mark.usefixtures("no_helpers")
+def test_without_new_threads_the_caller_does_all(monkeypatch):
+    def fail(helper):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads._Helper, "start", fail)
+    with in_threads(3):
+        assert in_pieces(as_it_is, 6) == [range(2), range(2, 4), range(4, 6)]
+    assert threads._helpers == 0
 
 
 def test_what_the_caller_said_about_floating_point_holds_in_every_thread():
@@ -406,7 +471,7 @@ def fork():
 print("idle", fork())
 
 def hold(part):  # a thread that holds every lock there is, in the middle of its work
-    with memory._store._lock, threads._pool_lock, threads._blas._lock:
+    with memory._store._lock, threads._lock, threads._blas._lock:
         inside.set()
         leave.wait()
 

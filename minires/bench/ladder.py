@@ -87,7 +87,7 @@ def _changed(name: str, base: ModuleType, **functions: Callable) -> ModuleType:
     What a rung without fusion never calls is left out, so that it cannot be computed by later means in silence.
     """
     made = ModuleType(name)
-    fused = ("conv2d_moments", "conv2d_norm_backward")
+    fused = ("conv2d_moments", "conv2d_norm_backward", "norm_receiver")
     vars(made).update({n: getattr(base, n) for n in base.__all__ if n not in fused} | functions)
     return made
 
@@ -107,7 +107,7 @@ def _tiled_conv2d(x, w, b, stride, padding, dilation, groups, residual=None, rel
 
 def _tiled_conv2d_backward(dy, x, w, x_shape, w_shape, *window):
     x = None if x is None else np.ascontiguousarray(x)
-    return im2col.gradients(np.ascontiguousarray(dy), x, w, x_shape, w_shape, window)
+    return im2col.gradients(np.ascontiguousarray(dy), x, w, x_shape, w_shape, window)[:2]
 
 
 _NCHW = _whole_batch("nchw", whole_batch.conv2d_nchw, whole_batch.conv2d_backward_nchw)

@@ -15,6 +15,7 @@ class Conv2d(Function, operator="conv2d"):
     """
 
     fresh = True, True, True, False  # the residual's is dy
+    streams = True
 
     @staticmethod
     def forward(ctx, x, w, b, residual=None, *, stride, padding, dilation, groups, relu=False):
@@ -30,7 +31,7 @@ class Conv2d(Function, operator="conv2d"):
         x, w, y = ctx.saved
         kernel = kernels.active(dy)
         dy = dy if y is None else kernel.relu_dx(dy, y)
-        dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window)
+        dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window, **ctx.streams)
         db = kernel.channel_sum(dy) if ctx.needs_input_grad[2] else None
         return (dx, dw, db, dy)[: len(ctx.needs_input_grad)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import kernels
 from ..backend import Array, array_module
-from ..tensor import Function, Pending, Tensor, without_gradient
+from ..tensor import Function, Node, Pending, Tensor, without_gradient
 from .broadcast import channel_sum, unbroadcast
 from .conv import Conv2d
 
@@ -27,6 +27,7 @@ class BatchNorm(Function, operator="batch_norm"):
     """
 
     fresh = True, True, True, False  # the residual's may be dy
+    streams = True
 
     @staticmethod
     def forward(ctx, x, gamma, beta, residual=None, *, mean, var, eps, relu=False):
@@ -37,7 +38,12 @@ class BatchNorm(Function, operator="batch_norm"):
 
     @staticmethod
     def backward(ctx, dy):
-        return kernels.active(dy).batch_norm_backward(dy, *ctx.saved, ctx.eps)[: len(ctx.needs_input_grad)]
+        received = {"received": ctx.streams["received"]} if "received" in ctx.streams else {}
+        return kernels.active(dy).batch_norm_backward(dy, *ctx.saved, ctx.eps, **received)[: len(ctx.needs_input_grad)]
+
+    @staticmethod
+    def receiver(ctx, so_far):
+        return _receiver(ctx, so_far)
 
 
 class ConvBatchNorm(Function, operator="conv_batch_norm"):
@@ -48,6 +54,7 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
     """
 
     fresh = True, True, True, True, False  # the residual's may be dy
+    streams = True
 
     @staticmethod
     def forward(ctx, x, w, gamma, beta, residual=None, *, window, z, mean, var, eps, relu=False):
@@ -63,8 +70,19 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
         *norm, x, w = ctx.saved
         wants = ctx.needs_input_grad
         return kernels.active(dy).conv2d_norm_backward(
-            dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1]
+            dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1], **ctx.streams
         )[: len(wants)]
+
+    @staticmethod
+    def receiver(ctx, so_far):
+        return _receiver(ctx, so_far)
+
+
+def _receiver(ctx: Node, so_far: Array | None) -> Any:
+    """What gathers the sums of a batch norm's backward pass from its gradient, where the kernels have such a thing."""
+    y, z, _, mean, _ = ctx.saved[:5]
+    make = getattr(kernels.active(z), "norm_receiver", None)
+    return make and make(so_far, y, z, mean)
 
 
 def due_convolution(x: Tensor) -> bool:

@@ -40,12 +40,14 @@ class Function:
         fresh: for which inputs, all (True) or a bool for each, ``backward`` returns a new array that nobody else holds:
             not its own argument, nothing saved, no view of either.  The gradient of a leaf is then not copied.
         changes_device: whether a gradient may come back on another device.
+        streams: whether ``backward`` looks at ``ctx.streams``, see `receiver`.
         operator: its name in error messages about operands; that of the class if not given.
     """
 
     fresh: bool | tuple[bool, ...] = False
     changes_device = False
     operator = "Function"
+    streams = False
 
     def __init_subclass__(cls, operator: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,6 +66,16 @@ class Function:
     def backward(ctx: Node, grad: Array) -> Any:
         """From dL/d(output) the gradient of each input: one array, or a tuple with one entry for each input."""
         raise NotImplementedError("a Function needs a static method backward(ctx, grad)")
+
+    @staticmethod
+    def receiver(ctx: Node, so_far: Array | None) -> Any:
+        """What wants to see the gradient of the output while it is being written, piece by piece, or None.
+
+        The operation above, if it ``streams``, hands its pieces to ``ctx.streams["onward"]``.  If that is ``complete``
+        afterwards, the gradient contains ``so_far``, and this operation finds the receiver in ``ctx.streams``, too, as
+        "received".
+        """
+        return None
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:

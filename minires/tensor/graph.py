@@ -10,7 +10,8 @@ import linecache
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,11 +57,15 @@ class Node:
     Attributes:
         needs_input_grad: for each input, whether its gradient is wanted; ask before computing it.
         saved: the arrays given to `save_for_backward`, checked to be as they were.
+        streams: during `backward` of a Function that ``streams``, what has seen its gradient while that was written
+            ("received") and what wants to see the one that it writes ("onward"), if there is such.
     """
 
     # __dict__ is there for what a Function keeps beside its arrays: ctx.axis = axis
     __slots__ = ("__dict__", "call_site", "function", "hooks", "like", "needs_input_grad", "parents", "saved_arrays",
                  "watched")  # fmt: skip
+
+    streams: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, function: Any, needs_input_grad: tuple[bool, ...]) -> None:
         self.function = function
@@ -137,6 +142,7 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
     uses = _count_uses(root)
     grads = {root: grad}
     fresh: set[Node | Tensor] = set()  # whose gradient is a new array that nobody else holds
+    receivers: dict[Node, Any] = {}  # what has seen a gradient while it was written, see `_run_streaming`
     ready = [root]
     anomaly = modes.anomaly
     while ready:
@@ -148,7 +154,10 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             continue
         if node.hooks and grad is not None:
             grad = run_hooks(node.hooks, grad)
-        received = _run_backward(node, grad)
+        if node.function.streams:
+            received = _run_streaming(node, grad, uses, grads, receivers)
+        else:
+            received = _run_backward(node, grad)
         news = node.function.fresh
         for i, parent in enumerate(node.parents or ()):
             if parent is None:
@@ -232,6 +241,35 @@ def _run_backward(node: Node, grad: Array | None) -> tuple[Any, ...]:
             "input of forward, None for those that have none."
         )
     return grads
+
+
+def _run_streaming(
+    node: Node,
+    grad: Array | None,
+    uses: dict[Node | Tensor, int],
+    grads: dict[Node | Tensor, Array],
+    receivers: dict[Node, Any],
+) -> tuple[Any, ...]:
+    """`_run_backward`, while the operation below may take what is being written piece by piece.
+
+    The gradient of the first input is offered to the operation that made it, if nobody else has still to speak to that
+    one.  Its `Function.receiver` is given what arrived before, to add it to the pieces.
+    """
+    streams = {}
+    parent = node.parents[0] if node.parents else None
+    if node in receivers:
+        streams["received"] = receivers.pop(node)
+    if isinstance(parent, Node) and uses[parent] == 1 and not parent.hooks and modes.may_fuse and not modes.anomaly:
+        receiver = parent.function.receiver(parent, grads.get(parent))
+        if receiver is not None:
+            streams["onward"] = receiver
+    node.streams = streams
+    gradients = _run_backward(node, grad)
+    node.streams = {}
+    if "onward" in streams and streams["onward"].complete:
+        grads.pop(parent, None)  # type: ignore[arg-type]
+        receivers[parent] = streams["onward"]  # type: ignore[index]
+    return gradients
 
 
 def _checked(upstream: Any, like: tuple[tuple[int, ...], np.dtype], node: Node, i: int, grad: Array | None) -> Array:

@@ -2,7 +2,8 @@
 
 from .conv import channel_sum, conv2d, conv2d_backward, conv2d_moments, conv2d_norm_backward
 from .descent import sgd
-from .norm import batch_norm, batch_norm_backward, moments
+from .norm import batch_norm, moments
+from .norm_gradient import batch_norm_backward, norm_receiver
 from .pointwise import add, cross_entropy, cross_entropy_dx, relu, relu_dx
 from .pool import avg_pool2d, avg_pool2d_dx, max_pool2d, max_pool2d_dx
 
@@ -22,6 +23,7 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_dx",
     "moments",
+    "norm_receiver",
     "relu",
     "relu_dx",
     "sgd",

@@ -9,7 +9,8 @@ import numpy as np
 from ..reference.norm import update_running
 from ..window import Pair, output_size
 from . import depthwise, im2col, winograd
-from .norm import NormGradient, Sums, merged, moments
+from .norm import Sums, merged, moments
+from .norm_gradient import NormGradient, NormReceiver
 from .tiles import Finish, Tile, along_rows
 
 
@@ -44,33 +45,47 @@ def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups:
     return y, mean, var
 
 
-def conv2d_backward(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    """dy (N, OH, OW, O) -> dx if w is given, dw if x is given; None in place of the other."""
-    return _gradients(np.ascontiguousarray(dy), x, w, x_shape, w_shape, stride, padding, dilation, groups)
+def conv2d_backward(
+    dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    onward: NormReceiver | None = None,
+):  # fmt: skip
+    """dy (N, OH, OW, O) -> dx if w is given, dw if x is given; None in place of the other.
+
+    A batch norm that made x may see dx while it is being written (``onward``).
+    """
+    return _gradients(np.ascontiguousarray(dy), x, w, x_shape, w_shape, (stride, padding, dilation, groups), onward)
 
 
-def conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, *window, residual: bool):
+def conv2d_norm_backward(
+    dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, *window, residual: bool,
+    received: NormReceiver | None = None, onward: NormReceiver | None = None,
+):  # fmt: skip
     """`batch_norm_backward`, then `conv2d_backward`: dx, dw, dgamma, dbeta, dresidual (None if not wanted).
 
     z is what the convolution gave and the batch norm took.  Its gradient is computed where the convolution needs it, a
     tile at a time, and never exists as a whole.
     """
-    dz = NormGradient(dy, y, z, gamma, mean, var, eps, keep_g=residual)
+    dz = NormGradient(dy, y, z, gamma, mean, var, eps, residual, received)
     if depthwise.applies(w_shape, window[-1]):
-        dx, dw = _gradients(dz.whole(), x, w, x_shape, w_shape, *window)
+        dx, dw = _gradients(dz.whole(), x, w, x_shape, w_shape, window, onward)
     else:
-        dx, dw = _gradients(dz, x, None if w is None else w * dz.scale, x_shape, w_shape, *window)
+        dx, dw = _gradients(dz, x, None if w is None else w * dz.scale, x_shape, w_shape, window, onward)
         dw = None if dw is None else dw * dz.scale
     return dx, dw, dz.dgamma, dz.dbeta, dz.g if residual else None
 
 
-def _gradients(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+def _gradients(dy, x, w, x_shape, w_shape, window, onward: NormReceiver | None):
+    stride, padding, dilation, groups = window
     x = None if x is None else np.ascontiguousarray(x)
-    if winograd.applies(prod(dy.shape[:3]), w_shape, stride, padding, dilation, groups):
-        return winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding)
-    if depthwise.applies(w_shape, groups):
+    if depthwise.applies(w_shape, groups):  # never for Winograd's method
         return depthwise.gradients(dy, x, w, x_shape, w_shape, stride, padding, dilation)
-    return im2col.gradients(dy, x, w, x_shape, w_shape, (stride, padding, dilation, groups))
+    if winograd.applies(prod(dy.shape[:3]), w_shape, stride, padding, dilation, groups):
+        dx, dw, seen = winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding, onward)
+    else:
+        dx, dw, seen = im2col.gradients(dy, x, w, x_shape, w_shape, window, onward)
+    if onward is not None and dx is not None:
+        onward.finish(seen)
+    return dx, dw
 
 
 def channel_sum(x):

@@ -44,8 +44,12 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
     return y, in_pieces(work, len(parts), _least(parts, y_shape, w.shape))
 
 
-def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np.ndarray | None]:
+def gradients(
+    dy, x, w, x_shape, w_shape, window, finish: Finish | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None, list[Any]]:
     """dx if w is given and dw if x is; dy (N, OH, OW, O) may be a `NormGradient`.
+
+    The third result is what ``finish``, which sees the tiles of dx, returned in each thread, in order.
 
     dw is the product of the columns of x with dy.  dx gathers as the forward pass does, see `_Blocks`.
     """
@@ -56,7 +60,8 @@ def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np
     row = _bytes_per_row(dy.shape, w_shape, groups, dy.dtype)
     parts = [Tile(t.images, slice(0, dy.shape[1])) for t in tiles(dy.shape[0], 1, dy.shape[1] * row, _TILE_BYTES)]
 
-    def work(part: range) -> np.ndarray:
+    def work(part: range) -> tuple[np.ndarray, Any]:
+        done = finish and finish()
         total = empty((groups, kernel[0] * kernel[1] * per_group, n_out // groups), dy.dtype)
         total[...] = 0
         for tile in parts[part.start : part.stop]:
@@ -67,17 +72,19 @@ def gradients(dy, x, w, x_shape, w_shape, window) -> tuple[np.ndarray | None, np
                 fill(dy, upstream, *tile)
             for block in blocks:
                 block.write(dx[tile.images], upstream)
+            if done is not None and dx is not None:
+                done(dx[tile.images], Tile(tile.images, slice(0, x_shape[1])))
             if x is not None:
                 seen = _seen(x, tile, kernel, dy.shape[2], stride, padding, dilation)
                 columns = im2col(seen, kernel, upstream.shape[1:3], stride, dilation, groups)
                 total += columns.swapaxes(1, 2) @ _pixels_by_group(upstream, groups)
-        return total
+        return total, done
 
-    totals = in_pieces(work, len(parts), _least(parts, dy.shape, w_shape))
+    totals, seen = map(list, zip(*in_pieces(work, len(parts), _least(parts, dy.shape, w_shape)), strict=True))
     if x is None:
-        return dx, None
+        return dx, None, seen
     dw = sum(totals[1:], totals[0]).reshape(groups, *kernel, per_group, n_out // groups)
-    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape)
+    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape), seen
 
 
 def _blocks(w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> list[_Blocks]:

@@ -1,4 +1,4 @@
-"""Batch normalisation in chunks that stay in the cache, with the ReLU and the addition that may follow it."""
+"""Batch normalisation in chunks that stay in the cache, with the ReLU and the addition that may follow it: forward."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from .tiles import Tile, along_rows, as_rows, chunks, least_rows
 
 _SMALL = 1 << 14  # numbers up to which everything at once costs less than cutting it up: 5 to 45 microseconds less
 _LONG = 8192  # for three or four operations with the same row, a third faster than 1024
+
+
+def is_small(x) -> bool:
+    """Whether cutting it into rows would cost more than it gains."""
+    return x.size <= _SMALL
 
 
 class Sums:
@@ -46,9 +51,16 @@ class Sums:
 
     def moments(self) -> tuple[int, np.ndarray, np.ndarray]:
         """The number of values in each channel, their mean, and the sum of squared deviations from it."""
-        by_channel = [p.reshape(2, -1, self.channels).sum(1, np.float64) for p in self.pieces]
-        total, squares = np.sum(by_channel, 0)
+        total, squares = by_channel(self.pieces, self.channels)
         return self.count, self.origin + total / self.count, squares - total * total / self.count
+
+
+def by_channel(pieces, channels: int) -> np.ndarray:
+    """Sums over the columns of rows (R, k C), two of each piece, -> the two sums of each channel, in float64."""
+    by_length: dict[int, list[Any]] = {}
+    for piece in pieces:
+        by_length.setdefault(piece[0].size, []).append(piece)
+    return np.sum([np.array(p).sum(0, np.float64).reshape(2, -1, channels).sum(1) for p in by_length.values()], 0)
 
 
 def merged(sums, dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +83,7 @@ def moments(x, running=None):
 
 
 def _moments(x) -> tuple[np.ndarray, np.ndarray]:
-    if x.size <= _SMALL:
+    if is_small(x):
         pixels = x.reshape(-1, x.shape[-1])
         mean = pixels.mean(0)
         centred = pixels - mean
@@ -90,7 +102,7 @@ def _moments(x) -> tuple[np.ndarray, np.ndarray]:
 def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
     """x (..., C) -> gamma (x - mean) / std + beta, plus ``residual`` of the same shape if given, then ReLU if asked."""
     scale = gamma / np.sqrt(var + x.dtype.type(eps))
-    if x.size <= _SMALL:
+    if is_small(x):
         y = x - mean
         y *= scale
         y += beta
@@ -117,105 +129,3 @@ def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
 
     in_pieces(work, len(target), least_rows(length))
     return y
-
-
-class NormGradient:
-    """The backward pass of a batch norm, a ReLU after it and an addition between them, in two steps.
-
-    With g = dy (y > 0), or dy where no ReLU followed (``y`` None), and m values in a channel,
-
-        dx = gamma / std (g - sum(g) / m - xhat sum(g xhat) / m) = scale (g + slope (x - origin))
-
-    The sums are taken at once.  `fill` then computes any part of dx / scale, so that a convolution can have it tile by
-    tile, the scale in its weights, and the whole need not exist.  g itself, the gradient of what was added, is kept if
-    asked for.
-    """
-
-    def __init__(self, dy, y, x, gamma, mean, var, eps, keep_g: bool) -> None:
-        self.shape, self.dtype = x.shape, x.dtype
-        self.dy, self.x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
-        self.y = None if y is None else np.ascontiguousarray(y)
-        self.g = self.dy if y is None else empty(x.shape, x.dtype) if keep_g else None
-        std = np.sqrt(var.astype(np.float64) + eps)
-        count = x.size // x.shape[-1]
-        sum_g, sum_gx = np.sum(self._sums(mean), 0, np.float64).reshape(2, -1, x.shape[-1]).sum(1)
-        self.dbeta, self.dgamma = sum_g.astype(x.dtype), (sum_gx / std).astype(x.dtype)
-        self.scale = (gamma / std).astype(x.dtype)
-        # slope (x - origin) = -sum(g) / m - xhat sum(g xhat) / m: a slope of 0 beside a constant is made too small to
-        # matter, so that the constant need not be added apart
-        constant, slope = sum_g / count, -sum_gx / (std * std * count)
-        small = np.where(constant == 0, 0, 1e-20 * np.abs(constant) + 1e-30)
-        slope = np.where(np.abs(slope) < small, small, slope)
-        origin = mean + np.divide(constant, slope, out=np.zeros_like(slope), where=slope != 0)
-        self._row_values = slope.astype(x.dtype), origin.astype(x.dtype)
-        self._known: dict[int, list[np.ndarray]] = {}
-
-    def _sums(self, mean) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Sums of g and of g (x - mean) over each column of the rows of `as_rows`, piece by piece."""
-        if self.x.size <= _SMALL:
-            g = self.dy if self.y is None else np.multiply(self.dy, self.y > 0, out=self.g)
-            centred = self.x - mean
-            centred *= g
-            return [(g.reshape(-1, len(mean)).sum(0), centred.reshape(-1, len(mean)).sum(0))]
-        dy, y, x, kept = self._rows()
-        means = along_rows(mean, x.shape[1])
-
-        def work(part: range) -> list[tuple[np.ndarray, np.ndarray]]:
-            pieces = []
-            for chunk in chunks(part, x.shape[1]):
-                centred, g = empty(x[chunk].shape, x.dtype), dy[chunk]
-                if y is not None:
-                    g = np.multiply(g, y[chunk] > 0, out=empty(g.shape, g.dtype) if kept is None else kept[chunk])
-                np.subtract(x[chunk], means, out=centred)
-                centred *= g
-                ones = np.ones(len(g), x.dtype)
-                pieces.append((ones @ g, ones @ centred))
-            return pieces
-
-        return [p for pieces in in_pieces(work, len(x), least_rows(x.shape[1])) for p in pieces]
-
-    def whole(self) -> np.ndarray:
-        """All of dx."""
-        if self.x.size <= _SMALL and self.g is not None:
-            slope, origin = self._row_values
-            dx = self.x - origin
-            dx *= slope
-            dx += self.g
-            dx *= self.scale
-            return dx
-        dx = empty(self.shape, self.dtype)
-        target, arrays = as_rows(dx), self._rows()
-        scale = along_rows(self.scale, target.shape[1])
-
-        def work(part: range) -> None:
-            for chunk in chunks(part, target.shape[1]):
-                rows = target[chunk]
-                self._write(rows, *(None if a is None else a[chunk] for a in arrays))
-                rows *= scale
-
-        in_pieces(work, len(target), least_rows(target.shape[1]))
-        return dx
-
-    def fill(self, out, images: slice, rows: slice) -> None:
-        """Write dx / scale of these rows of pictures into ``out``."""
-        shape = (*out.shape[:2], self.shape[2] * self.shape[3])
-        arrays = self.dy, self.y, self.x, self.g
-        self._write(out.reshape(shape), *(None if a is None else a[images, rows].reshape(shape) for a in arrays))
-
-    def _write(self, out, dy, y, x, g) -> None:
-        length = out.shape[-1]
-        if length not in self._known:
-            self._known[length] = [along_rows(v, length) for v in self._row_values]
-        slope, origin = self._known[length]
-        np.subtract(x, origin, out=out)
-        out *= slope
-        out += np.multiply(dy, y > 0, out=empty(out.shape, out.dtype)) if g is None else g
-
-    def _rows(self) -> list[Any]:
-        return [None if a is None else as_rows(a) for a in (self.dy, self.y, self.x, self.g)]
-
-
-def batch_norm_backward(dy, y, x, gamma, mean, var, eps):
-    """dx, dgamma, dbeta, and the gradient of the residual: see `NormGradient`."""
-    gradient = NormGradient(dy, y, x, gamma, mean, var, eps, keep_g=True)
-    return gradient.whole(), gradient.dgamma, gradient.dbeta, gradient.g

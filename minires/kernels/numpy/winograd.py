@@ -161,15 +161,16 @@ class _Buffers:
             fill(x, self.rows[:, top - first : bottom - first], tile.images, slice(top, bottom))
         np.matmul(bt, self.six_rows, out=self.transformed)
 
-    def store(self, y, tile: Tile, at) -> np.ndarray:
-        """A^T of the six products, as rows of y; returns the rows written."""
+    def store(self, y, tile: Tile, at) -> tuple[np.ndarray, Tile]:
+        """A^T of the six products, as rows of y; returns the rows written, and which they are."""
         part = y[tile.images, _ROWS * tile.rows.start : _ROWS * tile.rows.stop]
         if part.shape[1] == _ROWS * self.groups:
             np.matmul(at, self.to_rows, out=part.reshape(self.result))
         else:  # the last group has fewer than four
             whole = (at @ self.to_rows).reshape(self.n, -1, *part.shape[2:])
             part[...] = whole[:, : part.shape[1]]
-        return part
+        first = _ROWS * tile.rows.start
+        return part, Tile(tile.images, slice(first, first + part.shape[1]))
 
     def upstream(self, x, tile: Tile, a) -> np.ndarray:
         """A x of a tile, (6, 1, pixels, C), laid out as the windows are: zeros where a window straddles two rows."""
@@ -201,16 +202,20 @@ def convolve(x, w, padding: Pair, finish: Finish | None = None) -> tuple[np.ndar
                 buffers = _kept.get(plan, tile, x.dtype)
             buffers.load(x, tile, bt)
             np.matmul(buffers.windows, filters, out=buffers.by_phase)
-            rows = buffers.store(y, tile, at)
+            written = buffers.store(y, tile, at)
             if done is not None:
-                done(rows, Tile(tile.images, slice(_ROWS * tile.rows.start, _ROWS * tile.rows.start + rows.shape[1])))
+                done(*written)
         return done
 
     return y, in_pieces(work, len(plan.tiles), plan.least())
 
 
-def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
+def gradients(
+    dy, x, w, x_shape, kernel: Pair, padding: Pair, finish: Finish | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None, list[Any]]:
     """dx if w is given and dw if x is, both from one transform of dy (N, OH, OW, O), an array or a `NormGradient`.
+
+    The third result is what ``finish``, which sees the tiles of dx, returned in each thread, in order.
 
     dx is a convolution of dy with the filters turned around.  dw is the gradient of that convolution's filters if x
     were the gradient of its result; and the gradient of A^T [(G w) * (B^T dy)] with respect to w, for an upstream x, is
@@ -222,10 +227,10 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
     bt, g, at = _transforms_in(dy.dtype)
 
-    def work(part: range) -> np.ndarray:
+    def work(part: range) -> tuple[np.ndarray, Any]:
         total, product = empty((2, _POINTS, kernel[1], dy.shape[3], x_shape[3]), dy.dtype)
         total[...] = 0
-        buffers = None
+        done, buffers = finish and finish(), None
         for i in part:
             tile = plan.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
@@ -233,18 +238,20 @@ def gradients(dy, x, w, x_shape, kernel: Pair, padding: Pair) -> tuple[np.ndarra
             buffers.load(dy, tile, bt)
             if dx is not None:
                 np.matmul(buffers.windows, filters, out=buffers.by_phase)
-                buffers.store(dx, tile, at)
+                written = buffers.store(dx, tile, at)
+                if done is not None:
+                    done(*written)
             if x is not None:
                 np.matmul(buffers.shifted, buffers.upstream(x, tile, at.T), out=product)
                 total += product
-        return total
+        return total, done
 
-    totals = in_pieces(work, len(plan.tiles), plan.least())
+    totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least()), strict=True))
     if x is None:
-        return dx, None
+        return dx, None, seen
     total = sum(totals[1:], totals[0])
     turned = (g.T @ total.reshape(_POINTS, -1)).reshape(3, *total.shape[1:])  # (3, KW, O, C)
-    return dx, np.ascontiguousarray(turned[::-1, ::-1].swapaxes(2, 3))
+    return dx, np.ascontiguousarray(turned[::-1, ::-1].swapaxes(2, 3)), seen
 
 
 def _filters(w) -> np.ndarray:
