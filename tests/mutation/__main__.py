@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ["minires/ops", "minires/kernels/numpy", "minires/kernels/reference", "minires/kernels/window.py",
            "minires/optim/algorithms.py", "minires/kernels/cuda"]  # fmt: skip
 TESTS = ["tests/test_ops_gradients.py", "tests/test_ops_exact.py", "tests/test_kernels.py", "tests/test_fusion.py",
-         "tests/test_layers.py", "tests/test_optim.py", "tests/test_functional_errors.py", "tests/test_in_place.py",
-         "tests/test_tensor.py", "tests/test_graph.py", "tests/test_nn.py", "tests/test_memory.py",
-         "tests/test_recycling.py", "tests/test_threads.py", "tests/test_models.py", "tests/test_torch_parity.py",
-         "tests/gpu/test_cuda_kernels.py", "tests/gpu/test_classifier.py", "tests/gpu/test_switching.py",
-         "tests/gpu/test_step.py"]  # fmt: skip
+         "tests/test_streaming.py", "tests/test_layers.py", "tests/test_optim.py", "tests/test_functional_errors.py",
+         "tests/test_in_place.py", "tests/test_tensor.py", "tests/test_graph.py", "tests/test_nn.py",
+         "tests/test_memory.py", "tests/test_recycling.py", "tests/test_threads.py", "tests/test_models.py",
+         "tests/test_torch_parity.py", "tests/gpu/test_cuda_kernels.py", "tests/gpu/test_classifier.py",
+         "tests/gpu/test_switching.py", "tests/gpu/test_step.py"]  # fmt: skip
 
 
 def main(arguments=None):
