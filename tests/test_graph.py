@@ -225,6 +225,30 @@ def test_switches_belong_to_a_thread():
     assert seen == [True, "minires.kernels.numpy"]
 
 
+@pytest.mark.parametrize("switch", [minires.no_grad, minires.detect_anomaly])
+def test_what_another_thread_switches_changes_nothing_here(switch):
+    def work():
+        x, y = tensor([1.0, 2.0], requires_grad=True), tensor([3.0, 4.0], requires_grad=True)
+        z = minires.functional.where(Tensor([True, False]), (x * y).exp(), -x) + x[0].tanh() - 2.0
+        z.sum().backward()
+        return z._node.call_site, [z.numpy().tolist(), x.grad.tolist(), y.grad.tolist()]
+
+    alone, entered, done = work(), threading.Event(), threading.Event()
+
+    def elsewhere():
+        with switch():
+            entered.set()
+            done.wait()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    entered.wait()
+    beside = work()
+    done.set()
+    thread.join()
+    assert beside == alone == work()
+
+
 # -- a Function of one's own ------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,24 @@ def test_a_saved_array_that_changed_is_noticed(save, change):
         y.sum().backward()
 
 
+def test_a_change_is_noticed_through_any_tensor_of_the_same_memory():
+    memory = here(np.ones(3, np.float32))
+    x, other = Tensor(memory, requires_grad=True), Tensor(memory[1:])
+    y = x * x
+    other += 1
+    with pytest.raises(GraphError, match="changed in place since"):
+        y.sum().backward()
+
+
+def test_memory_that_is_used_again_is_not_taken_for_what_was_there_before():
+    for _ in range(100):
+        x = tensor([1.0, 2.0, 3.0], requires_grad=True)
+        (x * x).sum().backward()
+        assert x.grad.tolist() == [2, 4, 6]
+        with minires.no_grad():
+            x += 1
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_that_matters_to_nobody_is_allowed(change):
     x = tensor([1.0, 2.0, 3.0], requires_grad=True)

@@ -203,10 +203,17 @@ def test_the_backward_is_the_derivative(case, kernels, rng):
     assert not any(r.kinks for r in report.inputs.values())  # no entry was excused
 
 
+def context(function, wanted):
+    """What `apply` gives to a forward."""
+    ctx = Node()
+    ctx.function, ctx.needs_input_grad, ctx.saved_arrays = function, wanted, ()
+    return ctx
+
+
 def direct(case, arrays, wanted=None):
     """The Function itself, without the walk around it: (output, function from the upstream gradient to a tuple)."""
     function = OPERATIONS[case.name]
-    ctx = Node(function, tuple(a is not None for a in arrays) if wanted is None else wanted)
+    ctx = context(function, tuple(a is not None for a in arrays) if wanted is None else wanted)
     y = Tensor(function.forward(ctx, *arrays, **case.fresh_options(arrays))).data
 
     def backward(dy):
@@ -300,7 +307,7 @@ KEPT = [  # which gradients are wanted, and which of the arrays that the operati
 def test_what_no_wanted_gradient_needs_is_not_kept(name, wanted, kept, rng):
     case = next(c for c in CASES if c.name == name and None not in c.inputs)
     arrays = case.arrays(rng)
-    ctx = Node(OPERATIONS[name], wanted)
+    ctx = context(OPERATIONS[name], wanted)
     OPERATIONS[name].forward(ctx, *arrays, **case.fresh_options(arrays))
     assert [i for i, a in enumerate(ctx.saved) if a is not None] == kept
 

@@ -28,11 +28,12 @@ _INSTALL = "For an NVIDIA GPU: pip install 'minires[cuda12]' or 'minires[cuda13]
 class _Gpu:
     """What is known of CuPy.  It is imported once in a process: asking again costs nothing."""
 
-    used = False  # whether arrays can be on a GPU at all; while they cannot, nobody need ask where one is
-    module: ModuleType | None = None
-    asked = False
-    problem: str | None = None
-    cause: BaseException | None = None
+    def __init__(self) -> None:
+        self.used = False  # whether arrays can be on a GPU at all; while they cannot, nobody need ask where one is
+        self.module: ModuleType | None = None
+        self.asked = False
+        self.problem: str | None = None
+        self.cause: BaseException | None = None
 
 
 gpu = _Gpu()
@@ -40,7 +41,7 @@ gpu = _Gpu()
 
 def _forget_cupy() -> None:
     """Ask again at the next use: for tests, which put a CuPy there and take it away."""
-    gpu.__dict__.clear()
+    vars(gpu).update(vars(_Gpu()))
 
 
 # -- which device -----------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def batch_norm(
         mean, var = kernels.active(x.data).moments(x.data, update)
         y = later(BatchNorm, (x, gamma, beta, None), {"mean": mean, "var": var, "eps": eps}, x.shape)
     for statistic in running or ():
-        statistic.data = statistic.data  # tells the version counter of a change in place
+        statistic.data = statistic.data  # tells backward() of a change in place
     return y
 
 

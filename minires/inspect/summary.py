@@ -11,7 +11,7 @@ import numpy as np
 from ..nn import Conv2d, Linear, Module
 from ..nn.module import device_of_module
 from ..tensor import Node, Tensor, enable_grad
-from ..tensor.graph import storage
+from ..tensor.node import storage
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,9 @@ _choice = _Choice()
 
 def active(array: Any = None) -> Any:
     """The set of kernels that this thread uses for an array: of those for the device that it is on."""
-    on_host = array is None or type(array) is np.ndarray or device_of(array) == "cpu"
-    return KERNELS[_choice.cpu if on_host else _choice.cuda]
+    if type(array) is np.ndarray or device_of(array) == "cpu":
+        return KERNELS[_choice.cpu]
+    return KERNELS[_choice.cuda]
 
 
 def chosen() -> tuple[str, str]:

@@ -1,9 +1,12 @@
 """Arithmetic, element by element, and the matrix product.
 
-Either operand may be a number or a plain array; gradients are summed back over broadcast axes.
+Either operand may be a number or a plain array; gradients are summed back over broadcast axes.  NumPy's functions of
+one array, like np.exp, call CuPy's for an array of CuPy's.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from ..backend import array_module
 from ..errors import ShapeError
@@ -27,7 +30,19 @@ def _shape(x):
 
 
 def _shapes(a, b):
-    return getattr(a, "shape", ()), getattr(b, "shape", ())
+    try:
+        return a.shape, b.shape
+    except AttributeError:  # one of them is a number of Python
+        return _shape(a), _shape(b)
+
+
+def _floats(a, b):
+    """Both as floating point; a number of Python stays what it is."""
+    try:
+        ready = a.dtype.kind == b.dtype.kind == "f"
+    except AttributeError:
+        ready = False
+    return (a, b) if ready else tuple(floating(x) if hasattr(x, "dtype") else x for x in (a, b))
 
 
 class Add(Function, operator="add"):
@@ -95,8 +110,7 @@ class Divide(Function, operator="divide"):
 
     @staticmethod
     def forward(ctx, a, b):
-        a = floating(a) if hasattr(a, "dtype") else a
-        b = floating(b) if hasattr(b, "dtype") else b
+        a, b = _floats(a, b)
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
         ctx.shapes = _shapes(a, b)
         try:
@@ -214,7 +228,7 @@ class Exp(Function, operator="exp"):
 
     @staticmethod
     def forward(ctx, x):
-        y = array_module(x).exp(floating(x))
+        y = np.exp(floating(x))
         ctx.save_for_backward(y)
         return y
 
@@ -231,7 +245,7 @@ class Log(Function, operator="log"):
     def forward(ctx, x):
         x = floating(x)
         ctx.save_for_backward(x)
-        return array_module(x).log(x)
+        return np.log(x)
 
     @staticmethod
     def backward(ctx, dy):
@@ -244,7 +258,7 @@ class Sqrt(Function, operator="sqrt"):
 
     @staticmethod
     def forward(ctx, x):
-        y = array_module(x).sqrt(floating(x))
+        y = np.sqrt(floating(x))
         ctx.save_for_backward(y)
         return y
 

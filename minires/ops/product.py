@@ -19,7 +19,8 @@ def product(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = F
         leading = y.shape[:1] if transpose_a else a.shape[:-1]
         return y.reshape(leading if b.ndim == 1 else (*leading, y.shape[1]))
     a = a.swapaxes(-1, -2) if transpose_a else a
-    return a @ (b.swapaxes(-1, -2) if transpose_b else b)
+    b = b.swapaxes(-1, -2) if transpose_b else b
+    return a.dot(b) if a.ndim == b.ndim == 2 else a @ b  # the same product; `@` takes 0.5 us longer to begin
 
 
 def _ours(a: Array, b: Array, transpose_a: bool) -> bool:

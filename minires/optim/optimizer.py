@@ -70,7 +70,7 @@ class Optimizer:
                 self._check_devices(moved)
             self.update_group(number, moved)
             for p, _ in moved:
-                p.data = p.data  # tells the version counter of a change in place
+                p.data = p.data  # tells backward() of a change in place
 
     def update_group(self, number: int, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
         """Change the parameters of a group that have a gradient, given with their states."""

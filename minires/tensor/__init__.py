@@ -2,8 +2,8 @@
 
 from .exchange import asnumpy, from_dlpack
 from .function import Function, without_gradient
-from .graph import Node
 from .modes import detect_anomaly, enable_grad, is_anomaly_detected, is_grad_enabled, no_fusion, no_grad
+from .node import Node
 from .pending import Pending, fused, later
 from .tensor import Tensor, as_tensor, tensor
 

@@ -22,7 +22,7 @@ def asnumpy(value: Any) -> np.ndarray:
 def from_dlpack(value: Any) -> Tensor:
     """A Tensor in the memory of another library's array, on the device where that is.
 
-    Changes on either side are seen on the other, but not by the version counter that protects a graph: make them before
+    Changes on either side are seen on the other, but not by the clock that protects a graph: make them before
     the forward pass or after the backward.
 
     Args:

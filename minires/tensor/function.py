@@ -8,10 +8,13 @@ import numpy as np
 
 from ..backend import Array, array_module, gpu, on_gpu, on_one_device
 from ..errors import ArgumentError, DeviceError
-from .graph import Node, check_finite, clock, storage
-from .modes import modes
-from .operators import OPERATIONS
+from .graph import check_finite
+from .modes import modes, unusual
+from .node import Node, WatchedNode
+from .operators import APPLY, OPERATIONS
 from .tensor import Tensor, wrap
+
+_new = object.__new__
 
 
 class Function:
@@ -55,7 +58,7 @@ class Function:
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
-            OPERATIONS[operator] = cls
+            OPERATIONS[operator], APPLY[operator] = cls, cls.apply
 
     @staticmethod
     def forward(ctx: Node, *inputs: Any, **options: Any) -> Array:
@@ -80,46 +83,76 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run `forward`, and record it if an input requires a gradient."""
-        arrays: list[Any] = []
-        parents: list[Node | Tensor | None] = []
-        wanted, tensors, versions = [], [], []
-        recording = modes.grad_enabled
-        for x in inputs:
+        # The last of three cases is the whole story: a loop over the inputs.  Written out for one input and for two,
+        # which almost all operations have, it takes 0.3 us less, a fifth of an operation on a small array.
+        as_usual = not unusual and not gpu.used
+        count = len(inputs) if as_usual else 0
+        node = Node() if as_usual or not modes.anomaly else WatchedNode()
+        node.function, node.saved_arrays, node.hooks = cls, (), None
+        arrays: Any
+        if count == 1:
+            (x,) = inputs
             source = None
             if isinstance(x, Tensor):
-                if recording and x._requires_grad:
+                if x._requires_grad:
                     source = x._node or x
-                tensors.append(x)
-                versions.append(x._version)
                 x = x._data
-            arrays.append(x)
-            parents.append(source)
-            wanted.append(source is not None)
-        if gpu.used:
-            arrays = _on_one_device(cls, arrays, parents, options)
-        node = Node(cls, tuple(wanted))
-        data = cls.forward(node, *arrays, **options)
-        if type(data) is not np.ndarray:
-            data = _as_output(cls, data, arrays)
+            arrays, node.parents = (x,), (source,)
+            recorded = source is not None
+            node.needs_input_grad = (recorded,)
+            data = cls.forward(node, x, **options) if options else cls.forward(node, x)
+        elif count == 2:
+            x, y = inputs
+            source_x = source_y = None
+            if isinstance(x, Tensor):
+                if x._requires_grad:
+                    source_x = x._node or x
+                x = x._data
+            if isinstance(y, Tensor):
+                if y._requires_grad:
+                    source_y = y._node or y
+                y = y._data
+            arrays, node.parents = (x, y), (source_x, source_y)
+            node.needs_input_grad = wants_x, wants_y = source_x is not None, source_y is not None
+            recorded = wants_x or wants_y
+            data = cls.forward(node, x, y, **options) if options else cls.forward(node, x, y)
+        else:
+            x, arrays, sources, wanted = None, [], [], []
+            for x in inputs:
+                source = None
+                if isinstance(x, Tensor):
+                    if modes.grad_enabled and x._requires_grad:
+                        source = x._node or x
+                    x = x._data
+                arrays.append(x)
+                sources.append(source)
+                wanted.append(source is not None)
+            node.parents, node.needs_input_grad = sources, tuple(wanted)
+            recorded = True in wanted
+            if gpu.used:
+                arrays = _on_one_device(cls, arrays, sources, options)
+            data = cls.forward(node, *arrays, **options)
 
-        floating = data.dtype.kind == "f"
-        output = wrap(data) if floating else Tensor(data)
-        is_view = data.base is not None
-        for x in tensors:
-            array = x._data
-            if array is data or ((is_view or array.base is not None) and storage(array) is storage(data)):
-                output._version = x._version  # changing one changes the other
-        if node.call_site:
-            check_finite(data, f"forward: {cls.__name__}", node.call_site, [a for a in arrays if hasattr(a, "dtype")])
-        if floating and True in wanted:
-            node.parents = parents
-            node.like = data.shape, data.dtype
-            versions.append(output._version)
-            node.watched = clock.now, versions
-            output._requires_grad = True
-            output._node = node
-        if modes.tape is not None:
-            modes.tape.append((cls, inputs, options, output))
+        if type(data) is not np.ndarray:
+            if type(x) is np.ndarray and x.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
+                data = np.asarray(data)
+            else:
+                data = _as_output(cls, data, arrays)
+        dtype = data.dtype
+        if dtype.kind == "f":
+            output = _new(Tensor)  # `wrap`, written out: 0.04 us less
+            output._data, output._hooks, output.grad = data, None, None
+            output._requires_grad = recorded
+            output._node = node if recorded else None
+            node.like = data.shape, dtype
+        else:
+            output = Tensor(data)
+        if not as_usual:
+            if modes.anomaly:
+                given = [a for a in arrays if hasattr(a, "dtype")]
+                check_finite(data, f"forward: {cls.__name__}", node.call_site, given)
+            if modes.tape is not None:
+                modes.tape.append((cls, inputs, options, output))
         return output
 
 
@@ -159,7 +192,7 @@ def _on_one_device(cls: type[Function], arrays: list[Any], parents: list[Any], o
     return together
 
 
-def _as_output(cls: type[Function], data: Any, arrays: list[Any]) -> Array:
+def _as_output(cls: type[Function], data: Any, arrays: Any) -> Array:
     for a in arrays:
         if type(a) is np.ndarray and a.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
             return np.asarray(data)

@@ -1,136 +1,23 @@
-"""The graph that operations leave behind, and the walk that differentiates it.
-
-A graph holds nodes, not tensors: a node knows the arrays its backward needs (only those it asked to save) and where the
-gradients go next.  References point from the loss towards the leaves and never back, so dropping the loss frees it all.
-"""
+"""The walk through the graph that operations leave behind (`Node`), which differentiates it: all of backpropagation."""
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import kernels
-from ..backend import Array, array_module, asnumpy, device_of, gpu, on_gpu
+from ..backend import Array, array_module, device_of, gpu, on_gpu
 from ..errors import AnomalyError, DeviceError, GraphError, ShapeError
 from .modes import modes
+from .node import RELEASED, Node
 from .operators import plain
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
 _LARGE = 1 << 16  # elements, from which on a kernel gains more than it costs to ask for it
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-
-def storage(array: Array) -> Any:
-    """The object that owns an array's memory: two arrays are views of each other when they share it."""
-    while (base := getattr(array, "base", None)) is not None:  # a Function may save a plain number too
-        array = base
-    return array
-
-
-class _Clock:
-    """Counts the changes in place of all tensors.  While it stands still, no saved array can have changed."""
-
-    now = 0
-
-
-clock = _Clock()
-
-
-def changed(version: list[int], array: Array) -> None:
-    """Note in a tensor's version, ``[0]`` at first, when its memory was changed in place and which memory that is."""
-    clock.now += 1
-    version[:] = clock.now, id(storage(array))
-
-
-class Node:
-    """One recorded operation, and the ``ctx`` of its `Function`.
-
-    Attributes:
-        needs_input_grad: for each input, whether its gradient is wanted; ask before computing it.
-        saved: the arrays given to `save_for_backward`, checked to be as they were.
-        streams: during `backward` of a Function that ``streams``, what has seen its gradient while that was written
-            ("received") and what wants to see the one that it writes ("onward"), if there is such.
-    """
-
-    # __dict__ is there for what a Function keeps beside its arrays: ctx.axis = axis
-    __slots__ = ("__dict__", "call_site", "function", "hooks", "like", "needs_input_grad", "parents", "saved_arrays",
-                 "watched")  # fmt: skip
-
-    streams: Mapping[str, Any] = MappingProxyType({})
-
-    def __init__(self, function: Any, needs_input_grad: tuple[bool, ...]) -> None:
-        self.function = function
-        self.needs_input_grad = needs_input_grad
-        self.parents: Sequence[Node | Tensor | None] | None = ()
-        self.saved_arrays: tuple[Array | None, ...] | None = ()
-        self.watched: tuple[int, Sequence[list[int]]] = 0, ()  # when it was recorded; the versions of its tensors
-        self.hooks: list[Callable] | None = None
-        self.like: tuple[tuple[int, ...], np.dtype]  # of the output
-        self.call_site = _call_site() if modes.anomaly else ""  # never empty where anomalies are looked for
-
-    @property
-    def name(self) -> str:
-        """What error messages call this operation."""
-        return self.function.__name__
-
-    def save_for_backward(self, *arrays: Array | None) -> None:
-        """Keep these arrays for `backward`.  Save little: they stay in memory until the backward pass has used them."""
-        self.saved_arrays = arrays
-        if self.call_site:
-            self.__dict__["_fingerprints"] = [_fingerprint(a) for a in arrays]
-
-    @property
-    def saved(self) -> tuple[Any, ...]:
-        """The arrays given to `save_for_backward`.
-
-        Raises:
-            GraphError: the graph was released, or one of the arrays was changed in place since.
-        """
-        arrays = self.saved_arrays
-        if arrays is None:
-            raise GraphError(RELEASED)
-        if (clock.now != self.watched[0] and self._changed_in_place()) or (self.call_site and self._changed_unseen()):
-            raise GraphError(
-                f"backward of {self.name}: an array that it saved in the forward pass was changed in place since, so "
-                f"its gradient would be wrong{self.call_site and ' (called at ' + self.call_site + ')'}. "
-                "Change a copy instead, or make the change after backward()."
-            )
-        return arrays
-
-    def _changed_in_place(self) -> bool:
-        """Whether one of the operation's tensors was changed since, and in memory that a saved array uses.
-
-        An id is enough to know the memory by: a saved array keeps its own alive, so nothing else had that id meanwhile.
-        """
-        then, versions = self.watched
-        memory = [version[1] for version in versions if version[0] > then]
-        return any(id(storage(a)) in memory for a in self.saved_arrays or () if a is not None)
-
-    def _changed_unseen(self) -> bool:
-        """Whether a saved array is not what it was, although no tensor was changed."""
-        prints = self.__dict__.get("_fingerprints")
-        return prints is not None and prints != [_fingerprint(a) for a in self.saved_arrays or ()]
-
-    def release(self) -> None:
-        """Forget everything that only a backward pass needs."""
-        self.parents = self.saved_arrays = self.hooks = None  # a hook may hold the tensor it was registered on
-        self.watched = 0, ()
-        self.__dict__.clear()
-
-
-RELEASED = (
-    "backward: this graph was released by an earlier backward(). Run the forward pass again, or pass "
-    "retain_graph=True to the first backward()."
-)
 
 
 def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
@@ -305,16 +192,3 @@ def check_finite(array: Array, what: str, call_site: str, sources: list[Any]) ->
         f"{what} has {nans} NaN and {infinities} infinite values of {array.size}{where}."
         + (" They were there in what it was given." if came_in else "")
     )
-
-
-def _call_site() -> str:
-    """``file:line: source`` of the innermost frame outside minires."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    file, line = frame.f_code.co_filename, frame.f_lineno
-    return f"{os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()}".rstrip(": ")
-
-
-def _fingerprint(array: Array | None) -> int:
-    return 0 if array is None else zlib.crc32(np.ascontiguousarray(asnumpy(array)).tobytes())

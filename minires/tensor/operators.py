@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 OPERATIONS: dict[str, Any] = {}
+APPLY: dict[str, Any] = {}  # OPERATIONS[name].apply, looked up once: 0.03 us
 _NUMBER = (float, int, np.floating, np.integer)
+_SEQUENCE = (tuple, list)  # `tuple | list` would be made anew at each call
 
 
 def _binary(name: str) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """``a + b``, and the form that Python calls when only b is a tensor."""
 
     def operator(a: Any, b: Any) -> Tensor:
-        if not isinstance(b, Operators) or a._data.dtype is not b._data.dtype:
+        if (type(b) is not type(a) and not isinstance(b, Operators)) or a._data.dtype is not b._data.dtype:
             a, b = operands(a, b, name)
-        return OPERATIONS[name].apply(a, b)
+        return APPLY[name](a, b)
 
     def reflected(b: Any, a: Any) -> Tensor:
-        return OPERATIONS[name].apply(*operands(a, b, name))
+        return APPLY[name](*operands(a, b, name))
 
     return operator, reflected
 
@@ -50,15 +52,15 @@ class Operators:
     __matmul__, __rmatmul__ = _binary("matmul")
 
     def __neg__(self) -> Tensor:
-        return OPERATIONS["negative"].apply(self)
+        return APPLY["negative"](self)
 
     def __abs__(self) -> Tensor:
-        return OPERATIONS["abs"].apply(self)
+        return APPLY["abs"](self)
 
     abs = __abs__
 
     def __getitem__(self, index: Any) -> Tensor:
-        return OPERATIONS["getitem"].apply(self, index=plain_index(index))
+        return APPLY["getitem"](self, index=plain_index(index))
 
     @property
     def T(self) -> Tensor:  # noqa: N802 - NumPy's name
@@ -68,7 +70,7 @@ class Operators:
     def astype(self: Any, dtype: Any) -> Tensor:
         """The same values in another dtype; the gradient comes back in this one."""
         dtype = np.dtype(dtype)
-        return self if dtype == self.dtype else OPERATIONS["astype"].apply(self, dtype=dtype)
+        return self if dtype == self.dtype else APPLY["astype"](self, dtype=dtype)
 
     def to(self: Any, device: str) -> Tensor:
         """A copy on ``"cpu"`` or ``"cuda"``, and this tensor itself if it is there; the gradient is copied back.
@@ -77,7 +79,7 @@ class Operators:
             ArgumentError: it is not the name of a device.
             DeviceError: there is no usable GPU.
         """
-        return self if check_device(device) == self.device else OPERATIONS["to"].apply(self, device=device)
+        return self if check_device(device) == self.device else APPLY["to"](self, device=device)
 
     def cuda(self) -> Tensor:
         """``to("cuda")``: on the GPU."""
@@ -89,7 +91,7 @@ class Operators:
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape, one length of which may be -1."""
-        return OPERATIONS["reshape"].apply(self, shape=_unpack(shape))
+        return APPLY["reshape"](self, shape=shape if len(shape) > 1 else _unpack(shape))
 
     def flatten(self: Any, start_axis: int = 0) -> Tensor:
         """All axes from ``start_axis`` on made one: ``flatten(1)`` keeps the batch."""
@@ -100,63 +102,63 @@ class Operators:
 
     def transpose(self, *axes: Any) -> Tensor:
         """The axes in the order given, or in reverse."""
-        return OPERATIONS["transpose"].apply(self, axes=_unpack(axes) or None)
+        return APPLY["transpose"](self, axes=_unpack(axes) or None)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The sum over ``axis``: an int, a tuple, or None for all."""
-        return OPERATIONS["sum"].apply(self, axis=axis, keepdims=keepdims)
+        return APPLY["sum"](self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The mean over ``axis``."""
-        return OPERATIONS["mean"].apply(self, axis=axis, keepdims=keepdims)
+        return APPLY["mean"](self, axis=axis, keepdims=keepdims)
 
     def var(self, axis: Any = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
         """The variance over ``axis``, divided by ``n - ddof`` (NumPy's convention: biased unless ``ddof=1``)."""
-        return OPERATIONS["var"].apply(self, axis=axis, keepdims=keepdims, ddof=ddof)
+        return APPLY["var"](self, axis=axis, keepdims=keepdims, ddof=ddof)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The maximum over ``axis``; the gradient goes to the first of equal elements."""
-        return OPERATIONS["max"].apply(self, axis=axis, keepdims=keepdims)
+        return APPLY["max"](self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The minimum over ``axis``; the gradient goes to the first of equal elements."""
-        return OPERATIONS["min"].apply(self, axis=axis, keepdims=keepdims)
+        return APPLY["min"](self, axis=axis, keepdims=keepdims)
 
     def exp(self) -> Tensor:
         """e to the power of each element."""
-        return OPERATIONS["exp"].apply(self)
+        return APPLY["exp"](self)
 
     def log(self) -> Tensor:
         """The natural logarithm."""
-        return OPERATIONS["log"].apply(self)
+        return APPLY["log"](self)
 
     def sqrt(self) -> Tensor:
         """The square root."""
-        return OPERATIONS["sqrt"].apply(self)
+        return APPLY["sqrt"](self)
 
     def tanh(self) -> Tensor:
         """The hyperbolic tangent."""
-        return OPERATIONS["tanh"].apply(self)
+        return APPLY["tanh"](self)
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + exp(-x)), without overflow."""
-        return OPERATIONS["sigmoid"].apply(self)
+        return APPLY["sigmoid"](self)
 
     def relu(self) -> Tensor:
         """max(x, 0); the derivative at 0 is taken as 0."""
-        return OPERATIONS["relu"].apply(self)
+        return APPLY["relu"](self)
 
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         """Elements limited to [low, high]; the gradient passes where they already were inside, ends included."""
-        return OPERATIONS["clip"].apply(self, low=low, high=high)
+        return APPLY["clip"](self, low=low, high=high)
 
     def softmax(self, axis: int = -1) -> Tensor:
         """exp(x) / sum(exp(x)) over ``axis``, without overflow."""
-        return OPERATIONS["softmax"].apply(self, axis=axis)
+        return APPLY["softmax"](self, axis=axis)
 
     def log_softmax(self, axis: int = -1) -> Tensor:
         """log(softmax(x)), without overflow."""
-        return OPERATIONS["log_softmax"].apply(self, axis=axis)
+        return APPLY["log_softmax"](self, axis=axis)
 
 
 def operands(a: Any, b: Any, caller: str = "") -> tuple[Any, Any]:
@@ -198,7 +200,7 @@ def _beside(t: Any, value: Any, caller: str) -> tuple[Any, Any]:
     if gpu.used and not is_number:
         array = _there(caller, t._data, array, value)
     if dtype.kind == "f":
-        return t, array.astype(dtype)  # a copy: an operation may save it, and nobody counts its versions
+        return t, array.astype(dtype)  # a copy: an operation may save it, and nobody hears of its changes
     if array.dtype.kind == "f" and not hasattr(value, "dtype"):
         array = array.astype(np.float32)  # a list of Python floats
     return (t.astype(array.dtype) if array.dtype.kind == "f" else t), array
@@ -236,4 +238,4 @@ def plain_index(index: Any) -> Any:
 
 def _unpack(values: tuple[Any, ...]) -> tuple[int, ...]:
     """``f(2, 3)`` and ``f((2, 3))`` alike."""
-    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], tuple | list) else values
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], _SEQUENCE) else values

@@ -18,10 +18,11 @@ from .. import kernels
 from ..backend import device_of
 from ..errors import GraphError
 from .modes import modes
+from .node import clock
 from .operators import plain
 from .tensor import Tensor
 
-_FILLED = ("_data", "_node", "_version", "_requires_grad", "_hooks", "grad")
+_FILLED = ("_data", "_node", "_requires_grad", "_hooks", "grad")
 
 
 class Pending(Tensor):
@@ -31,13 +32,14 @@ class Pending(Tensor):
     option ``relu``.
     """
 
-    __slots__ = ("_like", "absorbed", "function", "inputs", "kernels", "options", "recording", "versions")
+    __slots__ = ("_like", "absorbed", "arrays", "called", "function", "inputs", "kernels", "options", "recording")
 
     def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
         self.function, self.inputs, self.options = function, inputs, options
         self._like = shape, inputs[0].dtype
         self.recording, self.kernels = modes.grad_enabled, kernels.chosen()
-        self.versions = [(x._version, x._version[0]) for x in inputs if isinstance(x, Tensor)]
+        self.arrays = [x._data for x in inputs if isinstance(x, Tensor)]  # an input that is due is computed now
+        self.called = clock.now
         self.absorbed = False
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not there yet
@@ -58,7 +60,7 @@ class Pending(Tensor):
 
     def check(self) -> None:
         """Raise GraphError if an input is not what it was when the operation was called."""
-        if any(version[0] != then for version, then in self.versions):
+        if clock.changed(self.arrays, self.called):
             raise GraphError(
                 f"{self.function.__name__}: an input was changed in place before this result of a fused function was "
                 "looked at. Look at it earlier, or turn fusion off with minires.no_fusion()."
@@ -79,7 +81,7 @@ class Pending(Tensor):
         """Become what was computed."""
         for slot in _FILLED:
             setattr(self, slot, getattr(result, slot))
-        self.inputs = self.options = None  # type: ignore[assignment]
+        self.inputs = self.options = self.arrays = None  # type: ignore[assignment]
 
     # -- what is known without the value ------------------------------------------------------------------------------
 

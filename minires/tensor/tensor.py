@@ -10,8 +10,9 @@ import numpy as np
 
 from ..backend import Array, array_module, asnumpy, device_of, gpu, on_gpu, on_one_device, to_device
 from ..errors import DeviceError, GraphError, ShapeError
-from .graph import Node, added, changed, run_hooks, storage, walk
+from .graph import added, run_hooks, walk
 from .modes import modes
+from .node import Node, clock
 from .operators import OPERATIONS, Operators, both_plain, operands, plain, plain_index
 
 _new = object.__new__
@@ -33,7 +34,7 @@ class Tensor(Operators):
         dtype: convert to this first.
 
     Attributes:
-        data: the array.  ``t.data -= lr * t.grad`` is noticed by the version counter; writing through an index into
+        data: the array.  ``t.data -= lr * t.grad`` is noticed by ``backward()``; writing through an index into
             it is not, except under `detect_anomaly`.
         grad: None, or an array (not a Tensor) of the tensor's own shape and dtype, which belongs to the tensor.
 
@@ -44,16 +45,13 @@ class Tensor(Operators):
     other names of the old one keep the old value.
     """
 
-    __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "_version", "grad")
+    __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "grad")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
-        self._version = [0]  # one for all views of the same memory
         if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub":
             self._data = data
         else:
             self._data = _as_array(data, dtype)
-            if isinstance(data, Tensor) and storage(data._data) is storage(self._data):
-                self._version = data._version
         self._node: Node | None = None
         self._hooks: list[Callable] | None = None
         self.grad: Array | None = None
@@ -70,7 +68,7 @@ class Tensor(Operators):
     @data.setter
     def data(self, value: Any) -> None:
         if value is self._data:  # what `t.data += 1` does
-            changed(self._version, self._data)
+            clock.note(value)
             return
         value = plain(value)
         value = array_module(self._data, value, caller="data").asarray(value, dtype=self._data.dtype)
@@ -81,7 +79,7 @@ class Tensor(Operators):
                 f"data: cannot put an array of shape {value.shape} into a tensor of shape {self.shape}. "
                 "Make a new tensor instead."
             )
-        self._data, self._version = value, [0]  # new memory: what was saved of the old is as it was
+        self._data = value  # new memory: what was saved of the old is as it was
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -291,14 +289,12 @@ class Tensor(Operators):
     def _move(self, device: str) -> None:
         """Put a leaf and its gradient on a device, in place; what a graph saved of it is as it was."""
         if device != self.device:
-            self._data, self._version = to_device(self._data, device), [0]
+            self._data = to_device(self._data, device)
             self.grad = None if self.grad is None else to_device(self.grad, device)
 
     def detach(self) -> Tensor:
         """The same memory, cut off from the graph."""
-        cut = Tensor(self._data)
-        cut._version = self._version
-        return cut
+        return wrap(self._data)
 
     # -- comparing and changing ----------------------------------------------------------------------------------------
 
@@ -366,7 +362,7 @@ class Tensor(Operators):
         if not recorded:
             value = self._fitting(name, other)
             getattr(array_module(self._data), name)(self._data, value, out=self._data, casting="same_kind")
-            changed(self._version, self._data)
+            clock.note(self._data)
             return self
         if self.is_leaf and self.requires_grad:
             raise GraphError(
@@ -385,7 +381,7 @@ class Tensor(Operators):
         if gpu.used:
             on_one_device("setitem", self._data, index)
         self._data[index] = self._fitting("setitem", value)
-        changed(self._version, self._data)
+        clock.note(self._data)
 
     def _fitting(self, caller: str, value: Any) -> Any:
         """What is to be written into this tensor, if it need not be copied from another device."""
@@ -412,7 +408,7 @@ class Tensor(Operators):
 def wrap(array: Array) -> Tensor:
     """A Tensor of an array that is known to hold numbers; half the cost of ``Tensor(array)``, which asks first."""
     t = _new(Tensor)
-    t._data, t._version, t._node, t._hooks, t.grad, t._requires_grad = array, [0], None, None, None, False
+    t._data, t._node, t._hooks, t.grad, t._requires_grad = array, None, None, None, False
     return t
 
 

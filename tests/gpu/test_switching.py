@@ -16,7 +16,7 @@ from minires import Tensor, nn, optim
 from minires import functional as F
 from minires.backend import arrays, cupy, on_gpu
 from minires.errors import ArgumentError, DeviceError
-from minires.tensor.graph import storage
+from minires.tensor.node import storage
 from minires.tensor.operators import OPERATIONS
 from tests.gpu import standin
 from tests.programs import run_program

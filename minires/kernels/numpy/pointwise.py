@@ -10,18 +10,22 @@ _ROW = 1024
 _SMALL = 1 << 13  # elements, below which preparing costs more than the operation
 # rows that are worth a thread; and each thread has them in one call, as calls of a few microseconds hold up each other
 _LEAST_ROWS = 512
+# 0 by the type of the elements, as an array: beside a number NumPy's functions take 0.2 us longer
+_ZERO = {np.dtype(code).type: np.zeros((), code) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
 
 
 def relu(x):
     """max(x, 0); a NaN stays a NaN."""
     if x.size < _SMALL:
-        return np.maximum(x, x.dtype.type(0), order="C")
+        return np.maximum(x, _ZERO[x.dtype.type], order="C")
     zeros = np.zeros(_ROW, x.dtype)  # NumPy's maximum with a number is four times slower than with a row
     return _each(lambda rows, out: np.maximum(rows, zeros[: rows.shape[-1]], out=out), x)
 
 
 def relu_dx(dy, y):
     """dy times the derivative, 1 where the output was positive and 0 elsewhere: an infinite dy is not hidden by a 0."""
+    if y.ndim and y.size < _SMALL:  # a product of floats and booleans goes through buffers
+        return np.multiply(dy, (y > _ZERO[y.dtype.type]).astype(dy.dtype), order="C")
     if y.size < 2 * _LEAST_ROWS * _ROW:
         return np.multiply(dy, y > 0, order="C")
 

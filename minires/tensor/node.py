@@ -1,0 +1,159 @@
+"""A node of the graph: one operation, what its backward pass needs, and whether that is still what it was.
+
+A graph holds nodes, not tensors: a node knows the arrays its backward needs (only those it asked to save) and where the
+gradients go next.  References point from the loss towards the leaves and never back, so dropping the loss frees it all.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import Array, asnumpy
+from ..errors import GraphError
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def storage(array: Array) -> Any:
+    """The object that owns an array's memory: two arrays are views of each other when they share it."""
+    while (base := getattr(array, "base", None)) is not None:  # a Function may save a plain number too
+        array = base
+    return array
+
+
+class _Clock:
+    """Counts the changes in place of all tensors, and knows which memory changed when.
+
+    While it stands still, no saved array can have changed.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.changes: dict[int, int] = {}  # id of a memory: when it was last changed; as few as there are addresses
+
+    def note(self, array: Array) -> None:
+        """The array's memory is changed in place now."""
+        self.now += 1
+        self.changes[id(storage(array))] = self.now
+
+    def changed(self, arrays: Iterable[Array], then: int) -> bool:
+        """Whether an array that has been there since ``then`` was changed since, through whatever view of its memory.
+
+        An id is enough to know the memory by: the array keeps its own alive, so nothing else had that id meanwhile.
+        """
+        return any(self.changes.get(id(storage(a)), 0) > then for a in arrays)
+
+
+clock = _Clock()
+
+
+class Node:
+    """One recorded operation, and the ``ctx`` of its `Function`.
+
+    Attributes:
+        needs_input_grad: for each input, whether its gradient is wanted; ask before computing it.
+        saved: the arrays given to `save_for_backward`, checked to be as they were.
+        streams: during `backward` of a Function that ``streams``, what has seen its gradient while that was written
+            ("received") and what wants to see the one that it writes ("onward"), if there is such.
+    """
+
+    # __dict__ is there for what a Function keeps beside its arrays: ctx.axis = axis
+    __slots__ = ("__dict__", "function", "hooks", "like", "needs_input_grad", "parents", "saved_arrays", "saved_at")
+    # filled in by `Function.apply`: a call of __init__ takes 0.04 us
+    function: Any
+    needs_input_grad: tuple[bool, ...]
+    parents: Sequence[Node | Tensor | None] | None
+    like: tuple[tuple[int, ...], np.dtype]  # of the output
+    hooks: list[Callable] | None
+    saved_arrays: tuple[Array | None, ...] | None
+    saved_at: int  # by the clock
+    call_site = ""  # where the operation was called, if anomalies are looked for
+    streams: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def name(self) -> str:
+        """What error messages call this operation."""
+        return self.function.__name__
+
+    def save_for_backward(self, *arrays: Array | None) -> None:
+        """Keep these arrays for `backward`.  Save little: they stay in memory until the backward pass has used them."""
+        self.saved_arrays = arrays
+        self.saved_at = clock.now
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        """The arrays given to `save_for_backward`.
+
+        Raises:
+            GraphError: the graph was released, or one of the arrays was changed in place since.
+        """
+        arrays = self.saved_arrays
+        if arrays is None:
+            raise GraphError(RELEASED)
+        if arrays and clock.now != self.saved_at and clock.changed(arrays, self.saved_at):
+            raise self._stale()
+        return arrays
+
+    def _stale(self) -> GraphError:
+        return GraphError(
+            f"backward of {self.name}: an array that it saved in the forward pass was changed in place since, so "
+            f"its gradient would be wrong{self.call_site and ' (called at ' + self.call_site + ')'}. "
+            "Change a copy instead, or make the change after backward()."
+        )
+
+    def release(self) -> None:
+        """Forget everything that only a backward pass needs."""
+        self.parents = self.saved_arrays = self.hooks = None  # a hook may hold the tensor it was registered on
+        self.__dict__.clear()
+
+
+class WatchedNode(Node):
+    """A node under `detect_anomaly`, which knows where it was called and notices a change behind the engine's back."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.call_site = _call_site()
+
+    def save_for_backward(self, *arrays: Array | None) -> None:
+        """Keep these arrays for `backward`, and what they hold now."""
+        super().save_for_backward(*arrays)
+        self.__dict__["_fingerprints"] = [_fingerprint(a) for a in arrays]
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        """The arrays given to `save_for_backward`, if they hold what they held then."""
+        arrays = super().saved
+        if arrays and self.__dict__["_fingerprints"] != [_fingerprint(a) for a in arrays]:
+            raise self._stale()
+        return arrays
+
+
+RELEASED = (
+    "backward: this graph was released by an earlier backward(). Run the forward pass again, or pass "
+    "retain_graph=True to the first backward()."
+)
+
+
+def _call_site() -> str:
+    """``file:line: source`` of the innermost frame outside minires."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    return f"{os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()}".rstrip(": ")
+
+
+def _fingerprint(array: Array | None) -> int:
+    return 0 if array is None else zlib.crc32(np.ascontiguousarray(asnumpy(array)).tobytes())
