@@ -5,7 +5,8 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import depthwise, im2col, norm, tiles, winograd
+from minires.kernels.numpy import columns, depthwise, im2col, norm, tiles, winograd
+from minires.kernels.numpy.buffers import Kept
 
 
 @contextmanager
@@ -26,6 +27,10 @@ def split(threads, tile_bytes=None):
         patch.setattr(norm, "_SMALL", -1)
         for module in (depthwise, im2col, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
+        patch.setattr(im2col, "_kept", Kept(im2col._KEPT))  # what was prepared for other sizes of the pieces
+        patch.setattr(im2col, "_NARROW", 4)
+        patch.setattr(columns, "_CALL", 300)
+        patch.setattr(columns, "_LEAST_ROWS", 2)
         if tile_bytes is not None:
             patch.setattr(im2col, "_TILE_BYTES", tile_bytes)
             patch.setattr(winograd, "_TILE_BYTES", tile_bytes)

@@ -19,7 +19,8 @@ import minires
 from minires import asnumpy
 from minires import functional as F
 from minires.kernels import KERNELS, numpy, reference
-from minires.kernels.numpy import depthwise, descent, im2col, pointwise, pool, winograd
+from minires.kernels.numpy import columns, depthwise, descent, im2col, pointwise, pool, tiles, winograd
+from minires.kernels.numpy.norm_gradient import NormGradient
 from minires.kernels.window import output_size
 
 from .devices import here
@@ -52,13 +53,18 @@ def dot(a, b):
 def convolutions(draw, least_images=0, products=3000):
     """Shapes x, w and the options of a convolution that fits, of any of the ways to compute one."""
     pair = lambda low, high: (draw(st.integers(low, high)), draw(st.integers(low, high)))
-    way = draw(st.sampled_from(["any", "any", "three rows", "three rows", "one pixel", "depthwise"]))
+    way = draw(
+        st.sampled_from(["any", "any", "three rows", "three rows", "strided", "strided", "one pixel", "depthwise"])
+    )
     stride, dilation, groups = pair(1, 4), pair(1, 3), draw(st.integers(1, 3))
     kernel, per_group, filters = pair(1, 5), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     padding, more = pair(0, 5), pair(0, 4)
     if way == "three rows":
         kernel, stride, dilation, groups = (3, draw(st.integers(1, 4))), (1, 1), (1, 1), 1
         padding, more = (draw(st.integers(0, 3)), draw(st.integers(0, kernel[1]))), pair(0, 9)
+    elif way == "strided":
+        kernel, stride = pair(1, 7), draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 2), (1, 1)]))
+        padding, more, dilation, groups = pair(0, 7), pair(0, 9), (1, 1), 1
     elif way == "one pixel":
         kernel, stride, padding, dilation, groups = (1, 1), draw(st.sampled_from([(1, 1), (2, 3)])), (0, 0), (1, 1), 1
     elif way == "depthwise":
@@ -273,6 +279,9 @@ WAYS = {
     "winograd, one column": ((3, 1), 3, 5, ((1, 1), (2, 0), (1, 1), 1)),
     "too much padding for winograd": ((3, 3), 3, 5, ((1, 1), (3, 1), (1, 1), 1)),
     "strided": ((3, 2), 3, 5, ((2, 3), (1, 1), (1, 1), 1)),
+    "strided, one filter": ((3, 3), 3, 1, ((2, 2), (1, 1), (1, 1), 1)),
+    "strided, large": ((7, 5), 3, 5, ((2, 2), (3, 2), (1, 1), 1)),
+    "five rows": ((5, 5), 3, 5, ((1, 1), (2, 2), (1, 1), 1)),
     "one pixel": ((1, 1), 3, 5, ((1, 1), (0, 0), (1, 1), 1)),
     "one pixel, strided": ((1, 1), 3, 5, ((2, 1), (0, 0), (1, 1), 1)),
     "dilated": ((3, 3), 3, 5, ((1, 1), (2, 2), (2, 3), 1)),
@@ -333,7 +342,8 @@ def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
 def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
     made, cut = [], module.tiles
     monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
-    winograd._Plan._made.cache_clear()  # else it may not ask
+    for planned in (winograd._Plan._made, im2col._tiles):
+        planned.cache_clear()  # else nobody may ask
     kernel, per_group, filters, options = WAYS[way]
     x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
     with split(1, tile):
@@ -359,9 +369,85 @@ def test_winograd_filters_four_rows_with_six_products(rng):
 def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
     x = rng.standard_normal((2, 4, 5, 3))
     wide = np.pad(x, ((0, 0), (9, 9), (9, 9), (0, 0)))
-    for top, height, left, width in product(range(-4, 6), range(1, 8), range(-4, 6), range(1, 8)):
-        part = im2col._cropped(x, (top, height), (left, width))
-        assert np.array_equal(part, wide[:, 9 + top : 9 + top + height, 9 + left : 9 + left + width])
+    for height, left, width in product(range(1, 8), range(-4, 6), range(1, 8)):
+        border = columns.Border(2, 5, 3, (left, left + width), height, x.dtype)
+        for top in [*range(-4, 6), *rng.integers(-4, 6, 20)]:  # one after the other, in the same memory
+            part, row, column = border.of(x, top)
+            seen = part[:, row : row + height, column + left : column + left + width]
+            assert np.array_equal(seen, wide[:, 9 + top : 9 + top + height, 9 + left : 9 + left + width])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 40, 33), (1, 100, 1), (3, 1, 17), (2, 16, 4), (0, 3)])
+def test_a_transposed_array_is_that_of_numpy(rng, shape):
+    w = rng.standard_normal(shape)
+    for array in (w, np.asfortranarray(w)):
+        result = tiles.transposed(array)
+        assert result.flags.c_contiguous
+        np.testing.assert_array_equal(result, w.swapaxes(-1, -2), strict=True)
+
+
+def test_what_lies_in_new_memory_does_not_matter(by_every_way, monkeypatch):
+    x, w, _, dy = conv_arrays(by_every_way)
+    options = by_every_way[2]
+
+    def everything():
+        return numpy.conv2d(x, w, None, *options), *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+
+    def nothing_but_nan(shape, dtype):
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[...] = 255
+        return array
+
+    expected = everything()
+    monkeypatch.setattr(im2col, "empty", nothing_but_nan)
+    monkeypatch.setattr(tiles, "empty", nothing_but_nan)
+    for tile in (None, 1, 1000, 6000):
+        with split(1, tile):
+            for a, b in zip(in_a_new_thread(everything), expected, strict=True):
+                agree(a, b)
+
+
+@THOROUGH
+@given(case=convolutions(least_images=1), cut=CUTS, wanted=st.sampled_from(["x and w", "x"]), whole=st.booleans())
+def test_each_tile_of_dx_is_shown_when_it_is_written(case, cut, wanted, whole):
+    x, w, _, dy = conv_arrays(case)
+    before = [a.copy() for a in (x, w, dy)]
+    seen = []
+
+    def finish():
+        tiles_of_thread = []
+        seen.append(tiles_of_thread)
+
+        def done(part, tile):
+            tiles_of_thread.append((part.copy(), tile))
+            return None
+
+        done.tiles = tiles_of_thread
+        return done
+
+    norm = dy.shape[3:], *reference.moments(dy), 0.1
+    source = dy if whole else NormGradient(dy, None, dy, np.ones(norm[0]), *norm[1:], keep_g=False)
+    plain = None if whole else source.whole() / source.scale
+    arguments = x if "w" in wanted else None, w, x.shape, w.shape, case[2]
+    with split(*cut):
+        dx, dw, finished = im2col.gradients(source, *arguments, finish)
+        again = im2col.gradients(source, *arguments)
+        if plain is not None:
+            for a, b in zip((dx, dw), im2col.gradients(plain, *arguments)[:2], strict=True):
+                if a is not None:
+                    agree(a, b)
+    assert np.array_equal(dx, again[0])
+    assert "w" not in wanted or np.array_equal(dw, again[1])
+    assert again[2] == [None] * len(finished)
+    covered = np.zeros(x.shape[:2], int)
+    for tile in (t for done in finished for t in done.tiles):
+        covered[tile[1]] += 1
+        assert np.array_equal(tile[0], dx[tile[1]])
+    assert np.all(covered == 1)
+    order = [(t.images.start, t.rows.start) for done in finished for _, t in done.tiles]
+    assert order == sorted(order)
+    for a, b in zip((x, w, dy), before, strict=True):
+        assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
@@ -423,18 +509,36 @@ def test_one_convolution_leaves_nothing_behind_for_the_next(by_every_way):
             assert np.array_equal(a, b)
 
 
-def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng):
+@pytest.mark.parametrize(("module", "stride"), [(winograd, 1), (im2col, 2)])
+def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng, module, stride):
     w = rng.standard_normal((3, 3, 2, 2))
+    options = (stride, stride), (1, 1), (1, 1), 1
 
     def convolve():
         for height in range(5, 40):
-            numpy.conv2d(rng.standard_normal((1, height, 6, 2)), w, None, (1, 1), (1, 1), (1, 1), 1)
-        kept = winograd._kept.buffers.values()
-        return len(kept), [weakref.ref(buffers.points) for buffers in kept]
+            x = rng.standard_normal((1, height, 6, 2))
+            for _ in range(2):
+                y = numpy.conv2d(x, w, None, *options)
+                numpy.conv2d_backward(y, x, w, x.shape, w.shape, *options)
+        kept = module._kept.buffers.values()
+        made = sum(len(getattr(buffers, "made", ())) for buffers in kept)
+        return len(kept), made, [weakref.ref(buffers) for buffers in kept]
 
-    number, references = in_a_new_thread(convolve)
-    assert 1 <= number <= winograd._KEPT < 35
+    number, made, references = in_a_new_thread(convolve)
+    assert 1 <= number <= module._KEPT < 35
+    assert made <= 2 * number  # what is needed is what was needed before
     assert [reference() for reference in references] == [None] * number
+
+
+def test_kept_buffers_keep_no_pictures(by_every_way):
+    """Neither those that were unrolled where they lie nor those that were copied."""
+    x, w, _, dy = conv_arrays(by_every_way)
+    options = by_every_way[2]
+    numpy.conv2d(x, w, None, *options)
+    numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+    seen = [weakref.ref(a) for a in (x, w, dy)]
+    del x, w, dy
+    assert [reference() for reference in seen] == [None] * 3
 
 
 def test_a_convolution_keeps_the_dtype_and_gives_whole_arrays(by_every_way):

@@ -1,255 +1,254 @@
 """Convolution by im2col: every window unrolled into a row, so that one matrix product does the work.
 
+    y (n OH OW, O) = columns (n OH OW, KH KW C) @ w (KH KW C, O)        dw = columns^T @ dy
+
 The columns of a whole batch are nine times the picture and fall out of every cache; those of a few images do not.  So
-all passes go through the batch a tile at a time.  Any kernel, stride, padding, dilation and groups.
+all passes go through the batch a tile at a time, and through arrays that the thread keeps.  Any kernel, stride,
+padding, dilation and groups.
+
+dx is gathered, by convolutions of dy: see `blocks`.
 """
 
 from __future__ import annotations
 
-from itertools import product
-from math import gcd, prod
+from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import empty, in_pieces
+from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair, extent
+from .blocks import sides_of, taps_of, turned
+from .buffers import Kept, view, zeros
+from .columns import Border, Columns, by_group
 from .tiles import Finish, Tile, fill, tiles
 
-# columns of one tile: they stay near the processor between being written and being multiplied; smaller ones, of the
-# size of the second-level cache, are a tenth slower, as more calls are made
+# columns of one tile: they stay near the processor between being written and being multiplied, and there are few tiles
 _TILE_BYTES = 1 << 21
-_NARROW = 1 << 11  # weights of a tap, up to which zeros are multiplied rather than looked for
+_LARGE_FILTERS = 1 << 18  # bytes; these meet twice as many windows each time they pass through the cache
+_NARROW = 1 << 9  # weights of a tap, up to which zeros are multiplied to have wider products
+_KEPT = 16  # sets of buffers in each thread
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
+
+
+class _Plan(NamedTuple):
+    """The sizes of one convolution."""
+
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+    w_shape: tuple[int, ...]
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    @property
+    def blocks(self) -> Pair:
+        """Blocks of s x s pixels of dx, the last ones perhaps beyond its edges."""
+        return -(-self.x_shape[1] // self.stride[0]), -(-self.x_shape[2] // self.stride[1])
+
+    def tiles(self, rows: int, row: int, itemsize: int) -> list[Tile]:
+        """Tiles of so many rows of an image, of y or of the blocks of dx, with so many numbers of columns in a row."""
+        large = prod(self.w_shape) // self.groups * itemsize > _LARGE_FILTERS
+        limit = 2 * _TILE_BYTES if large else _TILE_BYTES
+        return _tiles(self.y_shape[0], rows, row * itemsize, limit, get_num_threads())
+
+    def row(self) -> int:
+        """Numbers in the columns of x for a row of y."""
+        return self.y_shape[2] * prod(self.w_shape[:3]) * self.groups
+
+    def least(self, parts: list[Tile]) -> int:
+        """How many tiles are worth a thread."""
+        work = prod(self.y_shape) * prod(self.w_shape[:3])
+        return max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
+
+
+@lru_cache(maxsize=64)
+def _tiles(images: int, rows: int, row: int, limit: int, threads: int) -> list[Tile]:
+    return tiles(images, rows, row, limit)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread, in order."""
-    stride, padding, dilation, groups = window
+    plan = _Plan(x.shape, y_shape, w.shape, *window)
     y = empty(y_shape, x.dtype)
-    weights = _weights_by_group(w, groups)
-    parts = tiles(len(y), y_shape[1], _bytes_per_row(y_shape, w.shape, groups, x.dtype), _TILE_BYTES)
+    weights, parts = _weights_by_group(w, plan.groups), plan.tiles(y_shape[1], plan.row(), x.itemsize)
 
     def work(part: range) -> Any:
-        done = finish and finish()
+        done, buffers = finish and finish(), None
         for tile in parts[part.start : part.stop]:
+            if buffers is None or buffers.shape != tile.shape:
+                buffers = _buffers(plan, tile, x.dtype)
             rows = y[tile]
-            seen = _seen(x, tile, w.shape[:2], y_shape[2], stride, padding, dilation)
-            columns = im2col(seen, w.shape[:2], rows.shape[1:3], stride, dilation, groups)
-            np.matmul(columns, weights, out=_pixels_by_group(rows, groups))
+            columns = buffers.columns(x[tile.images], tile.rows)
+            np.matmul(columns, weights, out=by_group(rows, plan.groups, columns.shape[1]))
             if done is not None:
                 done(rows, tile)
         return done
 
-    return y, in_pieces(work, len(parts), _least(parts, y_shape, w.shape))
+    return y, in_pieces(work, len(parts), plan.least(parts))
 
 
-def gradients(
-    dy, x, w, x_shape, w_shape, window, finish: Finish | None = None
-) -> tuple[np.ndarray | None, np.ndarray | None, list[Any]]:
-    """dx if w is given and dw if x is; dy (N, OH, OW, O) may be a `NormGradient`.
+def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
+    """dx if w is given and dw if x is, and what ``finish`` returned in each thread; dy may be a `NormGradient`.
 
-    The third result is what ``finish``, which sees the tiles of dx, returned in each thread, in order.
-
-    dw is the product of the columns of x with dy.  dx gathers as the forward pass does, see `_Blocks`.
+    ``finish`` is called with each tile of dx.  Both gradients come from one pass over dy.
     """
-    stride, padding, dilation, groups = window
-    kernel, per_group, n_out = w_shape[:2], w_shape[2], w_shape[3]
+    plan = _Plan(x_shape, dy.shape, w_shape, *window)
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
-    blocks = [] if w is None else _blocks(w, x_shape, stride, padding, dilation, groups)
-    row = _bytes_per_row(dy.shape, w_shape, groups, dy.dtype)
-    parts = [Tile(t.images, slice(0, dy.shape[1])) for t in tiles(dy.shape[0], 1, dy.shape[1] * row, _TILE_BYTES)]
+    sides = sides_of(*plan, _NARROW) if w is not None else ()
+    filters: list[list[np.ndarray]] = [] if w is None else turned(w, sides, plan.groups)
+    row = max([plan.row(), *(plan.blocks[1] * above.taps * beside.taps * w_shape[3] for above, beside in sides)])
+    parts = plan.tiles(max(plan.y_shape[1], plan.blocks[0]), row, dy.dtype.itemsize)
 
-    def work(part: range) -> tuple[np.ndarray, Any]:
-        done = finish and finish()
-        total = empty((groups, kernel[0] * kernel[1] * per_group, n_out // groups), dy.dtype)
-        total[...] = 0
+    def work(part: range) -> Any:
+        total: Any = None
+        done, buffers = finish and finish(), None
         for tile in parts[part.start : part.stop]:
-            if isinstance(dy, np.ndarray):
-                upstream = dy[tile]
-            else:
-                upstream = empty((*tile.shape, *dy.shape[2:]), dy.dtype)
-                fill(dy, upstream, *tile)
-            for block in blocks:
-                block.write(dx[tile.images], upstream)
-            if done is not None and dx is not None:
-                done(dx[tile.images], Tile(tile.images, slice(0, x_shape[1])))
-            if x is not None:
-                seen = _seen(x, tile, kernel, dy.shape[2], stride, padding, dilation)
-                columns = im2col(seen, kernel, upstream.shape[1:3], stride, dilation, groups)
-                total += columns.swapaxes(1, 2) @ _pixels_by_group(upstream, groups)
+            if buffers is None or buffers.shape != tile.shape:
+                buffers = _buffers(plan, tile, dy.dtype)
+            rows, blocks = (slice(tile.rows.start, min(tile.rows.stop, n)) for n in (dy.shape[1], plan.blocks[0]))
+            upstream, above = buffers.upstream(dy, tile.images, rows, blocks, sides)
+            if dx is not None and blocks.start < blocks.stop:
+                first = blocks.start * plan.stride[0]
+                rows_of_dx = slice(first, min(blocks.stop * plan.stride[0], x_shape[1]))
+                part_of_dx = dx[tile.images, rows_of_dx]
+                buffers.write(part_of_dx, blocks, upstream, above, sides, filters)
+                if done is not None:
+                    done(part_of_dx, Tile(tile.images, rows_of_dx))
+            if x is not None and rows.start < rows.stop:
+                columns = buffers.columns(x[tile.images], rows)
+                pixels = upstream[:, rows.start - above : rows.stop - above]
+                pixels = by_group(pixels, plan.groups, columns.shape[1])
+                products = empty((*columns.shape[:2], columns.shape[3], pixels.shape[3]), dy.dtype)
+                np.matmul(columns.swapaxes(2, 3), pixels, out=products)
+                gradient = products.sum(1) if columns.shape[1] > 1 else products[:, 0]
+                total = gradient if total is None else np.add(total, gradient, out=total)
         return total, done
 
-    totals, seen = map(list, zip(*in_pieces(work, len(parts), _least(parts, dy.shape, w_shape)), strict=True))
+    results = in_pieces(work, len(parts), plan.least(parts))
+    finished = [done for _, done in results]
     if x is None:
-        return dx, None, seen
-    dw = sum(totals[1:], totals[0]).reshape(groups, *kernel, per_group, n_out // groups)
-    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape), seen
+        return dx, None, finished
+    totals = [total for total, _ in results if total is not None]
+    dw = sum(totals[1:], totals[0]) if totals else zeros(w_shape, dy.dtype)
+    dw = dw.reshape(plan.groups, *w_shape[:3], w_shape[3] // plan.groups)
+    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape), finished
 
 
-def _blocks(w, x_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> list[_Blocks]:
-    """The convolutions of dy that make up dx: one for all pixels of a block, or with wide filters one for each.
+class _Buffers:
+    """The arrays of one thread for the tiles of one size, and views of them, made when they are asked for.
 
-    All in one multiplies by the zeros of `_Blocks` too, but copies less and in longer runs.
-    """
-    rows, columns = (
-        _reached(*sizes) for sizes in zip(x_shape[1:3], w.shape[:2], stride, padding, dilation, strict=True)
-    )
-    if w.shape[2] * w.shape[3] <= _NARROW and w.shape[0] >= stride[0] and w.shape[1] >= stride[1]:
-        return [_Blocks(w, x_shape, rows, columns, stride, groups)]
-    apart = ([{a: windows} for a, windows in side.items()] for side in (rows, columns))
-    return [_Blocks(w, x_shape, above, beside, stride, groups) for above, beside in product(*apart)]
-
-
-def _reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> dict[int, list[tuple[int, int]]]:
-    """For pixel a of each block of dx along one axis: the windows, counted from the block's number, and their taps.
-
-    Tap u of window i sees pixel i s - p + u d.  So pixel s t + a receives from window t + (a + p - u d) / s, for the
-    taps u that make this a whole number: the same windows around t for every block t.
-    """
-    return {
-        a: [
-            ((a + padding - u * dilation) // stride, u)
-            for u in range(kernel)
-            if (a + padding - u * dilation) % stride == 0
-        ]
-        for a in range(min(stride, size))
-    }
-
-
-class _Blocks:
-    """dx of a convolution with stride s, as an ordinary convolution of dy whose pixels are blocks of s x s of dx's.
-
-    With the filters sorted by `_reached`, zeros where a pixel of the block is not reached, one product gives all pixels
-    of a block (Shi et al. 2016 call it a sub-pixel convolution).  For s = 1 it is the convolution with the filters
-    turned around.
-
-    Args:
-        rows, columns: which pixels of a block, and what reaches them.
+    What can be kept is kept here.  Between two NumPy calls a thread holds the interpreter's lock, and one that finds it
+    taken falls asleep: a microsecond of Python for each tile costs more than a microsecond.
     """
 
-    def __init__(self, w, x_shape, rows, columns, stride: Pair, groups: int) -> None:
-        self.stride, self.groups = stride, groups
-        self.rows, self.columns = _Side.make(rows, x_shape[1], stride[0]), _Side.make(columns, x_shape[2], stride[1])
-        kh, kw, per_group, out = w.shape
-        by_group = w.reshape(kh, kw, per_group, groups, out // groups).transpose(0, 1, 3, 4, 2)
-        block = len(rows), len(columns)
-        filters = np.zeros((groups, self.rows.taps, self.columns.taps, out // groups, *block, per_group), w.dtype)
-        for i, above in enumerate(self.rows.reach.values()):
-            for j, beside in enumerate(self.columns.reach.values()):
-                for (k, u), (m, v) in product(above, beside):
-                    filters[:, k, m, :, i, j] = by_group[u, v]
-        self.block = *block, per_group
-        self.filters = filters.reshape(groups, prod(filters.shape[1:4]), prod(self.block))
+    def __init__(self, plan: _Plan, shape: Pair, dtype) -> None:
+        self.plan, self.shape, self.n, self.dtype = plan, shape, shape[0], dtype
+        self.made: dict[tuple, Any] = {}
 
-    def write(self, dx, dy) -> None:
-        """Write these pixels of dx for a few images."""
-        rows, columns = self.rows, self.columns
-        if not (any(rows.reach.values()) and any(columns.reach.values())):  # no window sees them
-            for a, b in product(rows.reach, columns.reach):
-                dx[:, a :: self.stride[0], b :: self.stride[1]] = 0
+    def get(self, make, *sizes) -> Any:
+        """What ``make`` makes for these buffers and sizes, or made before."""
+        found = self.made.get((make, sizes))
+        if found is None:
+            found = self.made[make, sizes] = make(self, *sizes)
+        return found
+
+    def columns(self, x, rows: slice) -> np.ndarray:
+        """The columns of x for some rows of y."""
+        border, columns = self.get(_of_x, rows.stop - rows.start)
+        above, before = self.plan.padding
+        source, top, left = border.of(x, rows.start * self.plan.stride[0] - above)
+        return columns.of(source, top, left - before, source is border.pixels)
+
+    def upstream(self, dy, images: slice, rows: slice, blocks: slice, sides) -> tuple[np.ndarray, int]:
+        """dy with these rows and those that the blocks of dx receive from; which row is its first."""
+        if isinstance(dy, np.ndarray):
+            return dy[images], 0
+        above = max(0, min([rows.start, *(blocks.start + side.first for side, _ in sides)]))
+        below = min(dy.shape[1], max([rows.stop, *(blocks.stop + side.last for side, _ in sides)]))
+        upstream = self.get(_rows_of_dy, max(0, below - above))
+        fill(dy, upstream, images, slice(above, max(above, below)))
+        return upstream, above
+
+    def write(self, dx, blocks: slice, dy, above: int, sides, filters) -> None:
+        """Write these blocks of rows of dx for a few images; dy begins with row ``above``."""
+        count, s = blocks.stop - blocks.start, self.plan.stride[0]
+        if not sides:  # no window sees any pixel
+            dx[...] = 0
             return
-        areas = [(side.first, side.blocks + side.step * (side.taps - 1)) for side in (rows, columns)]
-        counts = rows.blocks, columns.blocks
-        unrolled = im2col(_cropped(dy, *areas), (rows.taps, columns.taps), counts, (1, 1), (rows.step, columns.step),
-                          self.groups)  # fmt: skip
-        blocks = empty((self.groups, len(dx), *counts, *self.block), dx.dtype)
-        np.matmul(unrolled, self.filters, out=blocks.reshape(self.groups, len(dx) * prod(counts), prod(self.block)))
-        blocks = np.moveaxis(blocks, 0, -2)  # (n, rows, columns, block's rows, block's columns, groups, C/groups)
-
-        n, height, width, channels = dx.shape
-        (s, t), pixels = self.stride, dx.reshape(n, height, width, self.groups, channels // self.groups)
-        for i, a in enumerate(rows.reach):
-            if len(columns.reach) == t and width % t == 0:  # whole rows at once, in longer runs
-                target = pixels[:, a::s]
-                target = target.reshape(n, target.shape[1], width // t, t, *target.shape[3:])
-                target[...] = blocks[:, : target.shape[1], :, i]
-                continue
-            for j, b in enumerate(columns.reach):
-                target = pixels[:, a::s, b::t]
-                target[...] = blocks[:, : target.shape[1], : target.shape[2], i, j]
+        first, border, target, convolutions = self.get(_of_dy, count)
+        source, top, left = border.of(dy, blocks.start + first - above)
+        for (columns, down, right, products), matrices in zip(convolutions, filters, strict=True):
+            unrolled = columns.of(source, top + down, left + right, source is border.pixels)
+            for (taps, out), matrix in zip(products, matrices, strict=True):
+                if out is None:
+                    out = by_group(dx, self.plan.groups, columns.pieces)
+                np.matmul(unrolled[..., taps], matrix, out=out)
+        if target is not None:
+            pixels = dx.reshape(*dx.shape[:2], -1)
+            if dx.shape[1] == s * count:
+                pixels.reshape(self.n, count, s, -1)[...] = target
+            else:
+                for a in range(min(s, dx.shape[1])):
+                    rows = pixels[:, a::s]
+                    rows[...] = target[:, : rows.shape[1], a]
 
 
-class _Side(NamedTuple):
-    """How dy reaches the blocks of dx along one axis."""
-
-    blocks: int
-    first: int  # the window, perhaps one that does not exist, that the first tap of the first block belongs to
-    step: int  # from the window of one tap to that of the next
-    taps: int
-    reach: dict[int, list[tuple[int, int]]]  # for each pixel of a block: tap here, tap of the filter
-
-    @classmethod
-    def make(cls, windows: dict[int, list[tuple[int, int]]], size: int, stride: int) -> _Side:
-        offsets = sorted({i for pairs in windows.values() for i, _ in pairs}) or [0]
-        step = gcd(*(i - offsets[0] for i in offsets)) or 1
-        reach = {a: [((i - offsets[0]) // step, u) for i, u in pairs] for a, pairs in windows.items()}
-        return cls(-(-size // stride), offsets[0], step, (offsets[-1] - offsets[0]) // step + 1, reach)
-
-
-def im2col(x, kernel: Pair, positions: Pair, stride: Pair, dilation: Pair, groups: int):
-    """x (n, H, W, C), padded -> (groups, n * OH * OW, KH * KW * C/groups): each row is what one window sees."""
-    n, _, _, channels = x.shape
-    sn, sh, sw, sc = x.strides
-    windows = np.lib.stride_tricks.as_strided(  # a view: no copy yet
-        x,
-        (groups, n, *positions, *kernel, channels // groups),
-        (sc * (channels // groups), sn, sh * stride[0], sw * stride[1], sh * dilation[0], sw * dilation[1], sc),
-        writeable=False,
+def _of_x(buffers: _Buffers, rows: int) -> tuple[Border, Columns]:
+    """What the windows of so many rows of y see."""
+    plan, n, dtype = buffers.plan, buffers.n, buffers.dtype
+    (_, _, width, channels), (kh, kw, _, out) = plan.x_shape, plan.w_shape
+    counts, kernel, before = (rows, plan.y_shape[2]), (kh, kw), plan.padding[1]
+    height, wide = (
+        (c - 1) * s + extent(k, d) for c, s, k, d in zip(counts, plan.stride, kernel, plan.dilation, strict=True)
     )
-    rows = groups, n * positions[0] * positions[1], kernel[0] * kernel[1] * (channels // groups)
-    if kernel == (1, 1) and stride == (1, 1) and x.flags.c_contiguous:
-        return windows.reshape(rows)  # nothing to unroll
-    columns = empty(windows.shape, x.dtype)
-    columns[...] = windows
-    return columns.reshape(rows)
+    border = Border(n, width, channels, (-before, wide - before), height, dtype)
+    per_group = out // plan.groups
+    return border, Columns(n, channels, counts, kernel, plan.stride, plan.dilation, plan.groups, per_group, dtype)
 
 
-def _seen(x, tile: Tile, kernel: Pair, columns: int, stride: Pair, padding: Pair, dilation: Pair) -> np.ndarray:
-    """The pixels that the windows of a tile see, padding included."""
-    first = tile.rows.start * stride[0] - padding[0]
-    sizes = tile.shape[1], columns
-    rows, wide = ((n - 1) * s + extent(k, d) for n, s, k, d in zip(sizes, stride, kernel, dilation, strict=True))
-    return _cropped(x[tile.images], (first, rows), (-padding[1], wide))
+def _of_dy(buffers: _Buffers, count: int):
+    """What so many blocks of rows of dx see of dy, and a place for them with zeros where no window sees a pixel."""
+    plan, n, dtype = buffers.plan, buffers.n, buffers.dtype
+    (_, _, width, out), (s, t) = plan.y_shape, plan.stride
+    groups, channels, blocks, sides = plan.groups, plan.x_shape[3], plan.blocks[1], sides_of(*plan, _NARROW)
+    (top, bottom), (left, right) = (
+        (min(side.first for side in axis), max(side.last for side in axis)) for axis in zip(*sides, strict=True)
+    )
+    border = Border(n, width, out, (left, blocks + right), count + bottom - top, dtype)
+    target = None if (s, t) == (1, 1) else zeros((s, n, count, blocks, t, channels), dtype)
+    convolutions = []
+    for above, beside in sides:
+        filters, products = len(beside.pixels) * (channels // groups), []
+        kernel, steps = (above.taps, beside.taps), (above.step, beside.step)
+        columns = Columns(n, out, (count, blocks), kernel, (1, 1), steps, groups, filters, dtype)
+        for a, windows in zip(above.pixels, above.reach, strict=True):
+            taps = slice(*(k * beside.taps * (out // groups) for k in taps_of(windows)))
+            rows = columns.matrix[2]
+            products.append((taps, target if target is None else view(
+                target, target[0].size * a + channels * beside.pixels[0], (*columns.matrix[:3], filters),
+                (channels // groups, rows * t * channels, t * channels, 1))))  # fmt: skip
+        convolutions.append((columns, above.first - top, beside.first, products))
+    if target is not None:
+        target = target.reshape(s, n, count, -1)[..., : plan.x_shape[2] * channels].transpose(1, 2, 0, 3)
+    return top, border, target, convolutions
 
 
-def _cropped(x, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """So many rows and columns of pictures from a first one on, zeros where they lie outside."""
-    (top, height), (left, width) = rows, columns
-    inside = [(max(0, first), min(size, first + count)) for first, count, size in
-              ((top, height, x.shape[1]), (left, width, x.shape[2]))]  # fmt: skip
-    (a, b), (c, d) = inside
-    if (b - a, d - c) == (height, width):
-        return x[:, a:b, c:d]
-    result = empty((len(x), height, width, x.shape[3]), x.dtype)
-    b, d = max(a, b), max(c, d)
-    target = result[:, a - top : b - top, c - left : d - left]
-    if target.size < result.size // 2:
-        result[...] = 0
-    else:
-        result[:, : a - top], result[:, b - top :] = 0, 0
-        result[:, :, : c - left], result[:, :, d - left :] = 0, 0
-    target[...] = x[:, a:b, c:d]
-    return result
+def _rows_of_dy(buffers: _Buffers, rows: int) -> np.ndarray:
+    return empty((buffers.n, rows, *buffers.plan.y_shape[2:]), buffers.dtype)
+
+
+_kept = Kept(_KEPT)
+
+
+def _buffers(plan: _Plan, tile: Tile, dtype) -> _Buffers:
+    """The buffers of this thread for a tile."""
+    sizes = plan.x_shape[1:], plan.y_shape[1:], *plan[2:], tile.shape, dtype
+    return _kept.get(sizes, lambda: _Buffers(plan, tile.shape, dtype))
 
 
 def _weights_by_group(w, groups: int):
-    """(KH, KW, C/groups, O) -> (groups, KH * KW * C/groups, O/groups)."""
-    return np.moveaxis(w.reshape(-1, groups, w.shape[3] // groups), 1, 0)
-
-
-def _pixels_by_group(y, groups: int):
-    """(n, OH, OW, O) -> a view (groups, n * OH * OW, O/groups) that the matrix product can read and write."""
-    pixels = y.reshape(-1, groups, y.shape[3] // groups)
-    return np.moveaxis(pixels, 1, 0)
-
-
-def _bytes_per_row(y_shape, w_shape, groups: int, dtype) -> int:
-    """Bytes of the columns for one row of y."""
-    return y_shape[2] * w_shape[0] * w_shape[1] * w_shape[2] * groups * dtype.itemsize
-
-
-def _least(parts: list[Tile], y_shape, w_shape) -> int:
-    """How many tiles are worth a thread."""
-    work = prod(y_shape) * w_shape[0] * w_shape[1] * w_shape[2]
-    return max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
+    """(KH, KW, C/groups, O) -> (groups, 1, KH * KW * C/groups, O/groups)."""
+    return w.reshape(1, -1, groups, w.shape[3] // groups).transpose(2, 0, 1, 3)

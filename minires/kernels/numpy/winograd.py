@@ -21,7 +21,6 @@ NaN of all rows that are computed with it, up to three more than in the direct s
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ import numpy as np
 
 from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
+from .buffers import Kept, view
 from .tiles import Finish, Tile, fill, tiles
 
 _ROWS = 4  # of the result, from _ROWS + 2 of the picture
@@ -131,25 +131,25 @@ class _Buffers:
         # whole images lie where they always lie, with zeros above and below
         self.inside = self.rows[:, above : above + height] if groups == plan.groups else None
         row, image = width * channels, self.rows[0].size
-        self.six_rows = _view(self.rows, 0, (n, groups, _POINTS, row), (image, _ROWS * row, row, 1))
+        self.six_rows = view(self.rows, 0, (n, groups, _POINTS, row), (image, _ROWS * row, row, 1))
 
         count = n * groups * pitch  # windows, those that straddle two rows included
         matrix_rows = -(-count // kw)
         self.points = np.empty((_POINTS, kw * (matrix_rows + 1) + before, channels), dtype)
         self.points[...] = 0  # and so it stays before the first pixel, between two rows and after the last pixel
         one, line = self.points[0].size, pitch * channels
-        self.transformed = _view(
+        self.transformed = view(
             self.points, before * channels, (n, groups, _POINTS, row), (groups * line, line, one, 1)
         )
         windows, shifted = (_POINTS, kw, matrix_rows, kw * channels), (_POINTS, kw, channels, count)
-        self.windows = _view(self.points, 0, windows, (one, channels, kw * channels, 1))
-        self.shifted = _view(self.points, 0, shifted, (one, channels, 1, channels))
+        self.windows = view(self.points, 0, windows, (one, channels, kw * channels, 1))
+        self.shifted = view(self.points, 0, shifted, (one, channels, 1, channels))
 
         self.products = np.empty((_POINTS, matrix_rows, kw, out), dtype)
         self.by_phase = self.products.swapaxes(1, 2)
         self.result = n, groups, _ROWS, plan.y_shape[2] * out
         one, line = self.products[0].size, pitch * out
-        self.to_rows = _view(self.products, 0, (n, groups, _POINTS, self.result[3]), (groups * line, line, one, 1))
+        self.to_rows = view(self.products, 0, (n, groups, _POINTS, self.result[3]), (groups * line, line, one, 1))
 
     def load(self, x, tile: Tile, bt) -> None:
         """B^T x of a tile: its rows, with zeros above and below the picture, and their six transforms."""
@@ -180,7 +180,7 @@ class _Buffers:
             transposed = np.empty((_POINTS, 1, self.n * self.groups * self.plan.pitch, channels), x.dtype)
             transposed[...] = 0
             line, shape = self.plan.pitch * channels, (self.n, self.groups, _POINTS, width * channels)
-            self.spread = _view(transposed, 0, shape, (self.groups * line, line, transposed[0].size, 1))
+            self.spread = view(transposed, 0, shape, (self.groups * line, line, transposed[0].size, 1))
             self.transposed = transposed
         rows = x[tile.images, _ROWS * tile.rows.start : _ROWS * tile.rows.stop]
         if rows.shape[1] < _ROWS * self.groups:
@@ -200,7 +200,7 @@ def convolve(x, w, padding: Pair, finish: Finish | None = None) -> tuple[np.ndar
         for i in part:
             tile = plan.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _kept.get(plan, tile, x.dtype)
+                buffers = _buffers(plan, tile, x.dtype)
             buffers.load(x, tile, bt)
             np.matmul(buffers.windows, filters, out=buffers.by_phase)
             written = buffers.store(y, tile, at)
@@ -236,7 +236,7 @@ def gradients(
         for i in part:
             tile = plan.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _kept.get(plan, tile, dy.dtype)
+                buffers = _buffers(plan, tile, dy.dtype)
             buffers.load(dy, tile, bt)
             if dx is not None:
                 np.matmul(buffers.windows, filters, out=buffers.by_phase)
@@ -262,28 +262,10 @@ def _filters(w) -> np.ndarray:
     return (_transforms_in(w.dtype)[1] @ w.reshape(3, -1)).reshape(_POINTS, 1, kw * channels, out)
 
 
-class _Kept(threading.local):
-    """The buffers that a thread used last, by their sizes: a network asks for the same few again and again."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[tuple, _Buffers] = {}
-
-    def get(self, plan: _Plan, tile: Tile, dtype) -> _Buffers:
-        """Buffers for this tile."""
-        sizes = plan.x_shape[1:], plan.y_shape[1:], plan.kw, plan.padding, tile.shape, dtype
-        found = self.buffers.pop(sizes, None)
-        if found is None:
-            found = _Buffers(plan, *tile.shape, dtype)
-            if len(self.buffers) == _KEPT:
-                del self.buffers[next(iter(self.buffers))]
-        self.buffers[sizes] = found  # at the end: the first is the one not used for longest
-        return found
+_kept = Kept(_KEPT)
 
 
-_kept = _Kept()
-
-
-def _view(array, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-    """The memory of ``array`` from number ``first`` on, seen with these strides, counted in numbers."""
-    size = array.itemsize
-    return np.ndarray(shape, array.dtype, array, first * size, tuple(s * size for s in strides))
+def _buffers(plan: _Plan, tile: Tile, dtype) -> _Buffers:
+    """The buffers of this thread for a tile."""
+    sizes = plan.x_shape[1:], plan.y_shape[1:], plan.kw, plan.padding, tile.shape, dtype
+    return _kept.get(sizes, lambda: _Buffers(plan, *tile.shape, dtype))

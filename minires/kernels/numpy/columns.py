@@ -1,0 +1,111 @@
+"""What the windows of a convolution see, unrolled: im2col of a tile, in memory that the thread keeps."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..window import Pair
+from .buffers import scratch, view, zeros
+
+# OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
+_CALL = 10**6
+_SLIM = 64
+_LEAST_ROWS = 64  # of such a product
+
+
+class Border:
+    """Some rows and columns of ``n`` pictures, with zeros where there is no picture.
+
+    Args:
+        n, width, channels: of the pictures.
+        columns: from where to where, the end excluded; the rows are told by `of`.
+        height: how many rows.
+    """
+
+    def __init__(self, n: int, width: int, channels: int, columns: Pair, height: int, dtype) -> None:
+        left, right = columns
+        a, b = max(0, left), min(width, right)
+        self.columns, self.height, self.dtype = columns, height, dtype
+        self.shape = n, height, right - left, channels
+        self.seen, self.inside = slice(a, max(a, b)), slice(a - left, max(a, b) - left)
+        self.beside = (a, b) != columns  # zeros, not only above and below
+        self.pixels: Any = None
+
+    def of(self, pictures, top: int) -> tuple[np.ndarray, int, int]:
+        """An array with the rows from ``top`` on, and where in it that row and column 0 of the pictures are."""
+        if not self.beside and top >= 0 and top + self.height <= pictures.shape[1]:
+            return pictures, top, 0
+        if self.pixels is None:
+            self.pixels, self.filled = zeros(self.shape, self.dtype), (0, 0)
+        a = min(max(0, -top), self.height)
+        b = max(a, min(self.height, pictures.shape[1] - top))
+        if self.filled != (a, b):
+            self.pixels[:, :a] = self.pixels[:, b:] = 0
+            self.filled = a, b
+        self.pixels[:, a:b, self.inside] = pictures[:, a + top : b + top, self.seen]
+        return self.pixels, 0, -self.columns[0]
+
+
+class Columns:
+    """What the windows on ``n`` pictures see, unrolled.
+
+    The pixels that a window sees in a row, or each of them if they do not lie side by side, are copied as one element.
+    NumPy's loop over their numbers takes a quarter more time, and three times as much where groups make them few.
+
+    Args:
+        counts: rows and columns of windows.
+        out: how many filters will meet them, in a group.
+    """
+
+    def __init__(self, n: int, channels: int, counts: Pair, kernel: Pair, stride: Pair, dilation: Pair, groups: int,
+                 out: int, dtype) -> None:  # fmt: skip
+        taps, rows, per_group = prod(kernel), n * prod(counts), channels // groups
+        self.pieces = _pieces(rows, taps * per_group, out)
+        self.matrix = groups, self.pieces, rows // self.pieces, taps * per_group
+        self.as_they_are = kernel == stride == (1, 1)  # the pixels are their columns
+        together = kernel[1] if dilation[1] == groups == 1 else 1
+        self.element = np.dtype((np.void, together * per_group * dtype.itemsize))
+        self.shape = groups, n, *counts, kernel[0], kernel[1] // together
+        self.steps, self.dtype = (*stride, *dilation), dtype
+        self.columns: Any = None
+        self.windows: Any = None
+
+    def of(self, source, top: int, left: int, again: bool) -> np.ndarray:
+        """(groups, pieces, windows, KH * KW * C/groups), the first window at this pixel; until the next call.
+
+        Args:
+            again: ``source`` and the pixel are those of the last call.
+        """
+        n, height, width, channels = source.shape
+        groups, _, rows, columns = self.shape[:4]
+        if self.as_they_are and width == columns and (n == 1 or rows == height):
+            return by_group(source[:, top : top + rows], groups, self.pieces)
+        if self.columns is None:
+            self.columns = scratch.array(self.matrix, self.dtype)
+            self.target = np.ndarray(self.shape, self.element, self.columns)
+        windows = self.windows
+        if windows is None or not again:
+            (s, t, d, e), row = self.steps, width * channels
+            windows = view(source, top * row + left * channels, self.shape,
+                           (channels // groups, height * row, s * row, t * channels, d * row, e * channels),
+                           self.element)  # fmt: skip
+        self.windows = windows if again else None  # nobody else should keep x
+        self.target[...] = windows
+        return self.columns
+
+
+def _pieces(rows: int, taps: int, columns: int) -> int:
+    """In how many products of equal size BLAS does it best."""
+    most = _CALL // max(1, taps * columns)
+    if columns > _SLIM or rows <= most or most < _LEAST_ROWS:
+        return 1
+    number = -(-rows // most)
+    return next((k for k in range(number, 2 * number) if rows % k == 0), 1)
+
+
+def by_group(y, groups: int, pieces: int):
+    """(n, OH, OW, O) -> a view (groups, pieces, pixels, O/groups) that the matrix product can read and write."""
+    return y.reshape(pieces, -1, groups, y.shape[3] // groups).transpose(2, 0, 1, 3)
