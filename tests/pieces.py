@@ -34,6 +34,7 @@ def split(threads, tile_bytes=None):
         if tile_bytes is not None:
             patch.setattr(im2col, "_TILE_BYTES", tile_bytes)
             patch.setattr(winograd, "_TILE_BYTES", tile_bytes)
+            patch.setattr(winograd, "_NARROW", 0)
             numbers = max(1, tile_bytes // 8)
             patch.setattr(tiles, "_CHUNK", numbers)
             patch.setattr(tiles.as_rows, "__defaults__", (max(1, numbers // 5),))  # so that a chunk is several rows

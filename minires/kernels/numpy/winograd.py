@@ -36,7 +36,7 @@ _ROWS = 4  # of the result, from _ROWS + 2 of the picture
 _POINTS = _ROWS + 2
 # transformed rows of one tile: they and their products stay in the second-level cache
 _TILE_BYTES = 430_000
-_NARROW = 16  # channels, up to which a backward pass has tiles of twice the size: else its calls are too short
+_NARROW = 16  # channels, up to which tiles are twice as large: else the calls on them are too short for two threads
 _LARGE_FILTERS = 1 << 14  # weights in a row of them, from which on a tile has at least so many windows:
 _WINDOWS = 1024
 _KEPT = 8  # sets of buffers in each thread
@@ -91,9 +91,9 @@ class _Plan(NamedTuple):
     tiles: list[Tile]  # images and such groups
 
     @classmethod
-    def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int, times: int = 1) -> _Plan:
-        """What was planned for the same sizes before, or a new plan; with tiles of so many times the usual size."""
-        return cls._made(x_shape, kernel, padding, out_channels, get_num_threads(), times * _TILE_BYTES)
+    def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
+        """What was planned for the same sizes before, or a new plan."""
+        return cls._made(x_shape, kernel, padding, out_channels, get_num_threads(), _TILE_BYTES)
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -105,6 +105,7 @@ class _Plan(NamedTuple):
         one = _POINTS * pitch * max(channels, out_channels) * 4
         # filters that are larger than the cache should meet many windows each time they pass through it
         large = kernel[1] * channels * out_channels > _LARGE_FILTERS
+        limit = 2 * limit if max(channels, out_channels) <= _NARROW else limit
         limit = max(limit, _WINDOWS // pitch * one) if large else limit
         return cls(x_shape, (n, rows, columns, out_channels), kernel[1], padding, pitch, groups,
                    tiles(n, groups, one, limit))  # fmt: skip
@@ -223,8 +224,7 @@ def gradients(
     G^T [(A x) * (B^T dy)].
     """
     around: Pair = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
-    narrow = max(dy.shape[3], x_shape[3]) <= _NARROW
-    plan = _Plan.make(dy.shape, kernel, around, x_shape[3], 2 if narrow else 1)
+    plan = _Plan.make(dy.shape, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
     bt, g, at = _transforms_in(dy.dtype)
