@@ -1,5 +1,6 @@
 """The pool of threads: how work is split, what becomes of BLAS, and that only the number of threads changes results."""
 
+import contextlib
 import gc
 import os
 import threading
@@ -178,10 +179,11 @@ def test_an_exception_is_raised_when_all_parts_are_done(guilty):
         assert in_pieces(as_it_is, 3) == [range(1), range(1, 2), range(2, 3)]
 
 
-def test_what_a_part_held_is_free_when_its_exception_is():
-    class Held:
-        pass
+class Held:
+    """Something that can be asked whether it is still there."""
 
+
+def test_what_a_part_held_is_free_when_its_exception_is():
     def work(part):
         held = Held()
         alive.append(weakref.ref(held))
@@ -191,12 +193,28 @@ def test_what_a_part_held_is_free_when_its_exception_is():
     gc.disable()
     try:
         with in_threads(2):
-            with pytest.raises(ZeroDivisionError):
+            with contextlib.suppress(ZeroDivisionError):
                 in_pieces(work, 2)
-            in_pieces(as_it_is, 2)  # a helper forgets the last job at the latest now
+        assert [reference() for reference in alive] == [None, None]
     finally:
         gc.enable()
-    assert [reference() for reference in alive] == [None, None]
+
+
+def test_what_work_holds_is_free_when_it_is_done():
+    held = Held()
+    alive = weakref.ref(held)
+
+    def work(part, held=held):
+        return part
+
+    gc.disable()
+    try:
+        with in_threads(3):
+            in_pieces(work, 3)
+        del work, held
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.fixture
@@ -250,14 +268,31 @@ def test_helpers_of_somebody_else_are_not_waited_for():
 
 
 @pytest.mark.usefixtures("no_helpers")
-def test_without_new_threads_the_caller_does_all(monkeypatch):
-    def fail(helper):
-        raise RuntimeError("can't start new thread")
+@pytest.mark.parametrize("possible", [0, 1, 2])
+def test_without_new_threads_the_caller_does_what_is_left(monkeypatch, possible):
+    start = threads._Helper.start
 
-    monkeypatch.setattr(threads._Helper, "start", fail)
+    def start_or_fail(helper):
+        if threads._helpers == possible:
+            raise RuntimeError("can't start new thread")
+        start(helper)
+
+    monkeypatch.setattr(threads._Helper, "start", start_or_fail)
+    done = []
+    with in_threads(4):
+        assert in_pieces(lambda part: done.append(part) or part, 8) == [range(i, i + 2) for i in (0, 2, 4, 6)]
+    assert len(done) == 4
+    assert threads._helpers == possible
+
+
+@pytest.mark.usefixtures("no_helpers")
+def test_a_new_thread_tells_blas_that_it_wants_one(monkeypatch):
+    told = []
+    monkeypatch.setattr(threads._blas, "hold_in_this_thread", lambda: told.append(threading.get_ident()))
     with in_threads(3):
-        assert in_pieces(as_it_is, 6) == [range(2), range(2, 4), range(4, 6)]
-    assert threads._helpers == 0
+        _, *others = in_pieces(lambda part: threading.get_ident(), 3)
+        in_pieces(as_it_is, 3)
+    assert sorted(told) == sorted(others)
 
 
 def test_what_the_caller_said_about_floating_point_holds_in_every_thread():
