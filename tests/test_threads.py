@@ -192,9 +192,8 @@ def test_what_a_part_held_is_free_when_its_exception_is():
     alive = []
     gc.disable()
     try:
-        with in_threads(2):
-            with contextlib.suppress(ZeroDivisionError):
-                in_pieces(work, 2)
+        with in_threads(2), contextlib.suppress(ZeroDivisionError):
+            in_pieces(work, 2)
         assert [reference() for reference in alive] == [None, None]
     finally:
         gc.enable()
