@@ -140,3 +140,33 @@ def test_a_list_used_as_an_index_may_change_too():
     index[0] = 2
     y.sum().backward()
     assert x.grad.tolist() == [2, 0, 0]
+
+
+def test_a_change_beside_what_was_saved_is_none():
+    memory = here(np.ones((4, 3), np.float32))
+    batches = [Tensor(memory[i : i + 2], requires_grad=True) for i in (0, 2)]
+    total = Tensor(0.0)
+    for batch in batches:
+        with minires.no_grad():
+            batch += 1
+        total = total + (batch * batch).sum()
+    total.backward()
+    for batch in batches:
+        assert batch.grad.tolist() == [[4.0] * 3] * 2
+
+
+@pytest.mark.parametrize("changed", [slice(0, 2), slice(1, None, 2), slice(None, None, -1), slice(3, 4)])
+@pytest.mark.parametrize("others", [0, 200])  # so many that they are no longer told apart
+def test_a_change_of_a_part_of_what_was_saved(changed, others):
+    memory = here(np.ones(1000, np.float32))
+    x = Tensor(memory[:4], requires_grad=True)
+    y = x * x
+    with minires.no_grad():
+        Tensor(memory[:4][changed]).data += 1
+        part = Tensor(memory[:4][changed])
+        part += 1
+        for i in range(others):
+            elsewhere = Tensor(memory[10 + i : 11 + i])
+            elsewhere += 1
+    with pytest.raises(GraphError, match="changed in place since"):
+        y.sum().backward()

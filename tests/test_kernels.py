@@ -520,7 +520,7 @@ def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng, module, 
             for _ in range(2):
                 y = numpy.conv2d(x, w, None, *options)
                 numpy.conv2d_backward(y, x, w, x.shape, w.shape, *options)
-        kept = module._kept.buffers.values()
+        kept = module._kept.shelf.things.values()
         made = sum(len(getattr(buffers, "made", ())) for buffers in kept)
         return len(kept), made, [weakref.ref(buffers) for buffers in kept]
 

@@ -19,6 +19,7 @@ from minires import Tensor, optim
 from minires import functional as F
 from minires.backend import empty, memory, memory_in_use
 from minires.errors import GraphError
+from minires.kernels import numpy as kernel
 from minires.models import cifar_resnet
 
 from .programs import run_program
@@ -448,3 +449,17 @@ def test_a_training_step_leaves_no_memory_behind(rng, fusion):
         with minires.no_grad():
             model(x)
     assert in_use() == after_training
+
+
+def test_an_emptied_cache_holds_no_buffers_of_kernels(rng):
+    minires.backend.empty_cache()
+    before, _ = memory_in_use()
+    x, w = rng.standard_normal((8, 32, 32, 16)), rng.standard_normal((3, 3, 16, 16))
+    for stride in (1, 2):
+        options = (stride, stride), (1, 1), (1, 1), 1
+        dy = kernel.conv2d(x, w, None, *options)
+        kernel.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
+    del dy
+    assert memory_in_use()[0] > before
+    minires.backend.empty_cache()
+    assert memory_in_use() == (before, 0)

@@ -1,5 +1,8 @@
 """Gradients that the operation below sees while they are being written: the same numbers, and only where it may."""
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ import minires
 from minires import detect_anomaly, nn, no_fusion, tensor
 from minires import functional as F
 from minires.kernels.numpy import norm_gradient
+from minires.ops.norm import BatchNorm
+from minires.tensor import graph
 
 from .pieces import split
 from .test_fusion import both, made, picture, same, upstream
@@ -147,3 +152,82 @@ def test_a_gradient_that_two_operations_wait_for_is_not_written_over(received, r
     assert kept
     for array, copy in kept:
         np.testing.assert_array_equal(array, copy)
+
+
+def test_a_subclass_with_another_backward_pass_does_not_take_part(received, rng):
+    class Clipped(BatchNorm):
+        @staticmethod
+        def backward(ctx, dy):
+            return BatchNorm.backward(ctx, np.clip(dy, -0.1, 0.1))
+
+    x = rng.standard_normal((3, 9, 8, 4))
+    w, gamma, beta = rng.standard_normal((3, 3, 4, 5)), rng.standard_normal(4), rng.standard_normal(4)
+    found = []
+    for switch in (contextlib.nullcontext, no_fusion):
+        inputs = [tensor(a, requires_grad=True) for a in (x, gamma, beta)]
+        with switch():
+            y = Clipped.apply(*inputs, mean=x.mean((0, 1, 2)), var=x.var((0, 1, 2)), eps=1e-5)
+            F.conv2d(y, w, padding=1).sum().backward()
+        found.append({str(i): t.grad for i, t in enumerate(inputs)})
+    same(*found)
+    assert not received
+
+
+def test_a_function_may_have_a_receiver_of_its_own(received, rng):
+    class Mine(minires.Function):
+        receiver = "somebody"
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = tensor(picture(rng), requires_grad=True)
+    F.conv2d(Mine.apply(x), rng.standard_normal((3, 3, 4, 5))).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_hook_that_comes_during_the_walk_is_heeded(received, rng):
+    def uses(model, h):
+        if hooked and h.requires_grad:
+            model.second.weight.register_hook(lambda grad: h.register_hook(lambda grad: grad * 0.5) and None)
+        return model.second(h)
+
+    minires.manual_seed(1)
+    model, x = Branches(uses).astype("float64"), picture(rng)
+    hooked = False
+    dy = upstream(model, x, rng)
+    _, plain = gradients(model, x, dy)
+    model.zero_grad()
+    hooked = True
+    _, halved = gradients(model, x, dy)
+    for name in ("first.weight", "norm.gamma", "norm.beta"):
+        plain[name] = plain[name] * 0.5
+    same(halved, plain)
+
+
+def test_two_threads_may_go_back_through_one_graph(received, rng):
+    minires.manual_seed(1)
+    model, x = Branches(USES["one convolution"][0]).astype("float64"), picture(rng)
+    dy = upstream(model, x, rng)
+    y = model(tensor(x))
+    seen, together = {}, threading.Barrier(2)
+    run = graph._run_backward
+
+    def run_together(node, grad, **streams):
+        together.wait(60)
+        return run(node, grad, **streams)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "_run_backward", run_together)
+        model.norm.gamma.register_hook(lambda grad: seen.setdefault(threading.get_ident(), grad))
+        others = [threading.Thread(target=y.backward, args=(k * dy, True)) for k in (1.0, 3.0)]
+        for thread in others:
+            thread.start()
+        for thread in others:
+            thread.join()
+    one, three = sorted(seen.values(), key=lambda grad: np.abs(grad).max())
+    np.testing.assert_allclose(three, 3 * one, rtol=1e-10)

@@ -528,3 +528,61 @@ def test_a_child_process_computes_like_its_parent():
     shown = run_program(FORKING, "-W", "ignore::DeprecationWarning")  # Python 3.12 warns of forks beside threads
     assert shown.stderr == ""
     assert shown.stdout.splitlines() == ["idle same", "busy same", "work same", "work same", "parent True"]
+
+
+# -- interruptions and the end ----------------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A lock that Ctrl-C interrupts before it is taken, or just after."""
+
+    def __init__(self, job, taken):
+        self.job, self.taken, self.asked = job, taken, 0
+
+    def acquire(self):
+        self.asked += 1
+        if self.asked == 1:
+            if self.taken:
+                self.job.do(1)
+            raise KeyboardInterrupt
+        assert not self.taken, "the lock is held already: this would wait for ever"
+        self.job.do(1)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_who_is_interrupted_waits_for_the_others_all_the_same(taken):
+    done = []
+    job = threads._Job(done.append, [range(1), range(1, 2)])
+    with pytest.raises(KeyboardInterrupt):
+        job.wait({1: Interrupted(job, taken)})
+    assert done == [range(1, 2)]
+
+
+def test_helpers_that_were_not_begun_are_idle_again(monkeypatch):
+    with in_threads(3):
+        in_pieces(as_it_is, 3)
+        idle = set(threads._idle)
+
+        def interrupted(helper, job, i):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threads._Helper, "begin", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                in_pieces(as_it_is, 3)
+        assert set(threads._idle) == idle
+        assert len(in_pieces(as_it_is, 3)) == 3  # not taken for work inside work
+
+
+def test_an_object_may_compute_when_the_program_ends():
+    shown = run_program(
+        "import numpy as np, minires\n"
+        "minires.set_num_threads(2)\n"
+        "x = minires.Tensor(np.ones((64, 64, 64, 16), np.float32))\n"
+        "x.relu()\n"
+        "class Late:\n"
+        "    def __del__(self, x=x):\n"
+        "        print(x.relu().shape)\n"
+        "late = Late()"
+    )
+    assert (shown.stdout, shown.stderr) == ("(64, 64, 64, 16)\n", "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -110,8 +111,16 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.ndarray(shape, dtype, block)
 
 
+keepers: list[Callable[[], None]] = []  # what to call when those who keep arrays are to let go of them
+
+
 def empty_cache() -> None:
-    """Give idle memory back to the system: large arrays that are no longer used are otherwise kept for the next."""
+    """Give idle memory back to the system: large arrays that are no longer used are otherwise kept for the next.
+
+    The buffers that the kernels' threads keep are let go, too.
+    """
+    for let_go in keepers:
+        let_go()
     _store.forget_all()
 
 

@@ -7,6 +7,7 @@ work.  BLAS' own threads would get in their way: while the pool works, each of i
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -74,24 +75,27 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> li
     """
     number = min(get_num_threads(), count // max(1, least))
     with _blas:
-        if number <= 1 or _inside.work:
+        if number <= 1 or _inside.work or sys.is_finalizing():  # then no other thread is woken any more
             return [work(range(count))]
         job = _Job(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
-        helpers = [helper for _ in range(number - 1) if (helper := _helper(number - 1)) is not None]
-        _inside.work = True
-        others = [helper.begin(job, number - i) for i, helper in enumerate(helpers, 1)]
+        helpers: list[_Helper] = []
+        begun: dict[int, threading.Lock] = {}
         try:
+            _inside.work = True
+            helpers += [helper for _ in range(number - 1) if (helper := _helper(number - 1)) is not None]
+            for i, helper in enumerate(helpers, number - len(helpers)):
+                begun[i] = helper.begin(job, i)
             for i in range(number - len(helpers)):  # this thread works too
                 job.do(i)
         finally:
             _inside.work = False
-            for done in others:  # whatever happened here: they write into arrays that the caller may look at
-                done.acquire()
+            _idle.extend(helpers[len(begun) :])
+            job.wait(begun)
         return job.results()
 
 
 class _Inside(threading.local):
-    work = False
+    work = False  # whether this thread does a part of some work
 
 
 class _Job:
@@ -109,6 +113,21 @@ class _Job:
             self._results[i] = self._work(self._parts[i])
         except BaseException as error:
             self._failed[i] = error
+
+    def wait(self, begun: dict[int, threading.Lock]) -> None:
+        """Wait for the parts that others do, whatever happens here: they write into arrays that the caller may see."""
+        interrupted: KeyboardInterrupt | None = None
+        for i, done in begun.items():
+            while True:
+                try:
+                    done.acquire()
+                    break
+                except KeyboardInterrupt as error:
+                    interrupted = error
+                    if i in self._results or i in self._failed:
+                        break
+        if interrupted is not None:
+            raise interrupted
 
     def results(self) -> list[Any]:
         """What the parts gave, in order; or raise what the first that failed raised."""

@@ -14,6 +14,12 @@ Every set has the same functions with the same arguments:
     cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
     sgd(value, grad, velocity, lr, momentum, weight_decay, nesterov), in place
 
+and ``numpy`` alone, for a batch norm that takes its gradient while a convolution writes it,
+
+    norm_receiver(so_far, y, x, mean) -> receiver or None
+    conv2d_backward(..., onward=receiver), conv2d_norm_backward(..., received=, onward=)
+    batch_norm_backward(..., received=receiver)
+
 and ``cuda-implicit`` alone, where suits_linear_cross_entropy(x, w) says so,
 
     linear_cross_entropy(x, w, b, labels, label_smoothing) -> losses, logits, probabilities

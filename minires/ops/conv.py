@@ -27,11 +27,11 @@ class Conv2d(Function, operator="conv2d"):
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx, dy, **streams):
         x, w, y = ctx.saved
         kernel = kernels.active(dy)
         dy = dy if y is None else kernel.relu_dx(dy, y)
-        dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window, **ctx.streams)
+        dx, dw = kernel.conv2d_backward(dy, x, w, *ctx.shapes, *ctx.window, **streams)
         db = kernel.channel_sum(dy) if ctx.needs_input_grad[2] else None
         return (dx, dw, db, dy)[: len(ctx.needs_input_grad)]
 

@@ -37,8 +37,7 @@ class BatchNorm(Function, operator="batch_norm"):
         return y
 
     @staticmethod
-    def backward(ctx, dy):
-        received = {"received": ctx.streams["received"]} if "received" in ctx.streams else {}
+    def backward(ctx, dy, onward=None, **received):
         return kernels.active(dy).batch_norm_backward(dy, *ctx.saved, ctx.eps, **received)[: len(ctx.needs_input_grad)]
 
     @staticmethod
@@ -66,11 +65,11 @@ class ConvBatchNorm(Function, operator="conv_batch_norm"):
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx, dy, **streams):
         *norm, x, w = ctx.saved
         wants = ctx.needs_input_grad
         return kernels.active(dy).conv2d_norm_backward(
-            dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1], **ctx.streams
+            dy, *norm, ctx.eps, x, w, *ctx.shapes, *ctx.window, residual=wants[-1], **streams
         )[: len(wants)]
 
     @staticmethod

@@ -43,7 +43,7 @@ class Function:
         fresh: for which inputs, all (True) or a bool for each, ``backward`` returns a new array that nobody else holds:
             not its own argument, nothing saved, no view of either.  The gradient of a leaf is then not copied.
         changes_device: whether a gradient may come back on another device.
-        streams: whether ``backward`` looks at ``ctx.streams``, see `receiver`.
+        streams: whether ``backward`` takes ``onward`` and ``received``, see `receiver`.
         operator: its name in error messages about operands; that of the class if not given.
     """
 
@@ -55,6 +55,8 @@ class Function:
     def __init_subclass__(cls, operator: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.operator = operator or cls.__name__
+        if "backward" in vars(cls) and "streams" not in vars(cls):
+            cls.streams = False  # another backward pass than that of the base class
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
@@ -72,11 +74,11 @@ class Function:
 
     @staticmethod
     def receiver(ctx: Node, so_far: Array | None) -> Any:
-        """What wants to see the gradient of the output while it is being written, piece by piece, or None.
+        """What the gradient of the output is to be given to while it is written, piece by piece, or None.
 
-        The operation above, if it ``streams``, hands its pieces to ``ctx.streams["onward"]``.  If that is ``complete``
-        afterwards, the gradient contains ``so_far``, and this operation finds the receiver in ``ctx.streams``, too, as
-        "received".
+        The backward pass above, if it ``streams``, may be called with it as ``onward``; it then calls it with each
+        piece of the gradient of its first input.  The receiver adds ``so_far``, what arrived before, and may do more
+        to the piece, in place.  If it is ``complete`` at the end, this backward pass is given it as ``received``.
         """
         return None
 

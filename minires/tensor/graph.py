@@ -1,4 +1,4 @@
-"""The walk through the graph that operations leave behind (`Node`), which differentiates it: all of backpropagation."""
+"""The walk that differentiates the graph which operations leave behind, of `Node`s: all of backpropagation."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ def walk(root: Node | Tensor, grad: Array, retain_graph: bool) -> None:
             continue
         if node.hooks and grad is not None:
             grad = run_hooks(node.hooks, grad)
-        if node.function.streams:
-            received = _run_streaming(node, grad, uses, grads, receivers)
+            receivers.pop(node, None)  # it has seen another gradient
+        if grad is not None and node.function.streams:
+            sent = _run_streaming(node, grad, uses, grads, receivers)
         else:
-            received = _run_backward(node, grad)
+            sent = _run_backward(node, grad)
         news = node.function.fresh
         for i, parent in enumerate(node.parents or ()):
             if parent is None:
                 continue
-            upstream = received[i]
+            upstream = sent[i]
             if upstream is not None:
                 if type(upstream) is not type(grad) or (upstream.shape, upstream.dtype) != parent.like or anomaly:
                     upstream = _checked(upstream, parent.like, node, i, grad)
@@ -114,12 +115,12 @@ def _count_uses(root: Node | Tensor) -> dict[Node | Tensor, int]:
     return uses
 
 
-def _run_backward(node: Node, grad: Array | None) -> tuple[Any, ...]:
+def _run_backward(node: Node, grad: Array | None, **streams: Any) -> tuple[Any, ...]:
     """The gradient of each input, as the Function returns it."""
     parents = node.parents or ()
     if grad is None:  # nothing reached this output; its inputs still have to hear that it has spoken
         return (None,) * len(parents)
-    grads = node.function.backward(node, grad)
+    grads = node.function.backward(node, grad, **streams)
     if not isinstance(grads, tuple):
         grads = (grads,)
     if len(grads) != len(parents):
@@ -132,31 +133,29 @@ def _run_backward(node: Node, grad: Array | None) -> tuple[Any, ...]:
 
 def _run_streaming(
     node: Node,
-    grad: Array | None,
+    grad: Array,
     uses: dict[Node | Tensor, int],
     grads: dict[Node | Tensor, Array],
     receivers: dict[Node, Any],
 ) -> tuple[Any, ...]:
-    """`_run_backward`, while the operation below may take what is being written piece by piece.
+    """`_run_backward`, where the operation below may take the gradient of the first input while it is being written.
 
-    The gradient of the first input is offered to the operation that made it, if nobody else has still to speak to that
-    one.  Its `Function.receiver` is given what arrived before, to add it to the pieces.
+    It is asked for a `Function.receiver` if nobody else has still to speak to it.  What arrived there before is given
+    to the receiver, which adds it.
     """
-    streams = {}
-    parent = node.parents[0] if node.parents else None
-    if node in receivers:
-        streams["received"] = receivers.pop(node)
-    if isinstance(parent, Node) and uses[parent] == 1 and not parent.hooks and modes.may_fuse and not modes.anomaly:
-        receiver = parent.function.receiver(parent, grads.get(parent))
-        if receiver is not None:
-            streams["onward"] = receiver
-    node.streams = streams
-    gradients = _run_backward(node, grad)
-    node.streams = {}
-    if "onward" in streams and streams["onward"].complete:
-        grads.pop(parent, None)  # type: ignore[arg-type]
-        receivers[parent] = streams["onward"]  # type: ignore[index]
-    return gradients
+    streams = {"received": receivers.pop(node)} if node in receivers else {}
+    below: Any = node.parents[0] if node.parents else None
+    onward = None
+    fusing = modes.may_fuse and not modes.anomaly
+    if fusing and isinstance(below, Node) and uses[below] == 1 and below.function.streams and not below.hooks:
+        onward = below.function.receiver(below, grads.get(below))
+    if onward is not None:
+        streams["onward"] = onward
+    sent = _run_backward(node, grad, **streams)
+    if onward is not None and onward.complete:
+        grads.pop(below, None)
+        receivers[below] = onward
+    return sent
 
 
 def _checked(upstream: Any, like: tuple[tuple[int, ...], np.dtype], node: Node, i: int, grad: Array | None) -> Array:

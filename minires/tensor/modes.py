@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-# The threads that do not record, detect anomalies or note a tape.  While there are none, no operation asks its own:
+# The threads that do not record, or that detect anomalies, or that note a tape.  While there are none, nobody asks:
 # each question to a `threading.local` takes 0.03 us.
 unusual: set[int] = set()
 

@@ -10,49 +10,68 @@ import linecache
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import Array, asnumpy
+from ..backend import Array, asnumpy, on_gpu
 from ..errors import GraphError
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
+_PARTS = 64  # of one memory that are told apart
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def storage(array: Array) -> Any:
-    """The object that owns an array's memory: two arrays are views of each other when they share it."""
+    """The object that owns an array's memory, or the memory of which it is a part."""
     while (base := getattr(array, "base", None)) is not None:  # a Function may save a plain number too
         array = base
     return array
 
 
-class _Clock:
-    """Counts the changes in place of all tensors, and knows which memory changed when.
+def _bounds(array: Array) -> tuple[int, int]:
+    """From which address to which an array lies."""
+    first = array.data.ptr if on_gpu(array) else array.__array_interface__["data"][0]
+    ends = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    return first + sum(e for e in ends if e < 0), first + sum(e for e in ends if e > 0) + array.itemsize
 
-    While it stands still, no saved array can have changed.
+
+class _Clock:
+    """Counts the changes in place that tensors make, and knows which memory changed when.
+
+    While it stands still, no tensor has changed a saved array.
     """
 
     def __init__(self) -> None:
         self.now = 0
-        self.changes: dict[int, int] = {}  # id of a memory: when it was last changed; as few as there are addresses
+        # by the id of a memory: its parts that were changed, each from one address to another, and when that was last
+        self._changes: dict[int, dict[tuple[int, int], int]] = {}
 
     def note(self, array: Array) -> None:
-        """The array's memory is changed in place now."""
+        """The array is changed in place now."""
         self.now += 1
-        self.changes[id(storage(array))] = self.now
+        parts = self._changes.setdefault(id(storage(array)), {})
+        parts[_bounds(array)] = self.now
+        if len(parts) > _PARTS:
+            whole = min(low for low, _ in parts), max(high for _, high in parts)
+            parts.clear()
+            parts[whole] = self.now
 
     def changed(self, arrays: Iterable[Array], then: int) -> bool:
-        """Whether an array that has been there since ``then`` was changed since, through whatever view of its memory.
+        """Whether one of these arrays, there since ``then``, was changed since, through whatever view of its memory.
 
         An id is enough to know the memory by: the array keeps its own alive, so nothing else had that id meanwhile.
         """
-        return any(self.changes.get(id(storage(a)), 0) > then for a in arrays)
+        for array in arrays:
+            for (low, high), when in list(self._changes.get(id(storage(array)), {}).items()):
+                if when > then:
+                    first, last = _bounds(array)
+                    if first < high and low < last:
+                        return True
+        return False
 
 
 clock = _Clock()
@@ -64,8 +83,6 @@ class Node:
     Attributes:
         needs_input_grad: for each input, whether its gradient is wanted; ask before computing it.
         saved: the arrays given to `save_for_backward`, checked to be as they were.
-        streams: during `backward` of a Function that ``streams``, what has seen its gradient while that was written
-            ("received") and what wants to see the one that it writes ("onward"), if there is such.
     """
 
     # __dict__ is there for what a Function keeps beside its arrays: ctx.axis = axis
@@ -79,7 +96,6 @@ class Node:
     saved_arrays: tuple[Array | None, ...] | None
     saved_at: int  # by the clock
     call_site = ""  # where the operation was called, if anomalies are looked for
-    streams: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def name(self) -> str:

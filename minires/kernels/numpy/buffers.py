@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from ...backend import empty
+from ...backend import empty, memory
+
+
+class _Shelf:
+    """What one thread keeps; the last of it was used last."""
+
+    def __init__(self) -> None:
+        self.things: dict[Hashable, Any] = {}
+        _shelves.add(self)
+
+
+_shelves: weakref.WeakSet[_Shelf] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for shelf in list(_shelves):
+        shelf.things.clear()  # who is using something holds it himself
+
+
+memory.keepers.append(_let_go)
 
 
 class Kept(threading.local):
     """What a thread prepared last, by its sizes: a network asks for the same few again and again."""
 
     def __init__(self, most: int) -> None:
-        self.most = most
-        self.buffers: dict[Hashable, Any] = {}
+        self.most, self.shelf = most, _Shelf()
 
     def get(self, sizes: Hashable, make: Callable[[], Any]) -> Any:
         """What was made for these sizes before, or what ``make`` makes now."""
-        found = self.buffers.pop(sizes, None)
+        things = self.shelf.things
+        found = things.pop(sizes, None)
         if found is None:
             found = make()
-            if len(self.buffers) == self.most:
-                del self.buffers[next(iter(self.buffers))]
-        self.buffers[sizes] = found  # at the end: the first is the one not used for longest
+            if len(things) >= self.most:
+                del things[next(iter(things))]
+        things[sizes] = found  # at the end: the first is the one not used for longest
         return found
 
 
@@ -44,14 +64,16 @@ class Scratch(threading.local):
     """Memory of a thread for columns: nobody needs them when the next are made, and it is in the cache already."""
 
     def __init__(self) -> None:
-        self.memory = np.empty(0, np.uint8)
+        self.shelf = _Shelf()
 
     def array(self, shape: tuple[int, ...], dtype) -> np.ndarray:
-        """An array of this shape with arbitrary contents, for a short time."""
+        """An array of this shape with arbitrary contents, until this thread's next array."""
         size = prod(shape) * np.dtype(dtype).itemsize
-        if size > self.memory.size:
-            self.memory = empty((max(size, 2 * self.memory.size),), np.uint8)
-        return np.ndarray(shape, dtype, self.memory)
+        kept = self.shelf.things.get("memory")
+        if kept is None or size > kept.size:
+            kept = empty((max(size, 2 * kept.size if kept is not None else 0),), np.uint8)
+            self.shelf.things["memory"] = kept
+        return np.ndarray(shape, dtype, kept)
 
 
 scratch = Scratch()

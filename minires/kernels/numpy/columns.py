@@ -74,7 +74,7 @@ class Columns:
         self.windows: Any = None
 
     def of(self, source, top: int, left: int, again: bool) -> np.ndarray:
-        """(groups, pieces, windows, KH * KW * C/groups), the first window at this pixel; until the next call.
+        """(groups, pieces, windows, KH * KW * C/groups), the first window at this pixel; until others are made.
 
         Args:
             again: ``source`` and the pixel are those of the last call.

@@ -51,7 +51,8 @@ def conv2d_backward(
 ):  # fmt: skip
     """dy (N, OH, OW, O) -> dx if w is given, dw if x is given; None in place of the other.
 
-    A batch norm that made x may see dx while it is being written (``onward``).
+    A batch norm that made x may take dx while it is being written (``onward``), see `NormReceiver`; then the result is
+    what that has made of it.
     """
     return _gradients(np.ascontiguousarray(dy), x, w, x_shape, w_shape, (stride, padding, dilation, groups), onward)
 

@@ -99,7 +99,8 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
     sides = sides_of(*plan, _NARROW) if w is not None else ()
     filters: list[list[np.ndarray]] = [] if w is None else turned(w, sides, plan.groups)
-    row = max([plan.row(), *(plan.blocks[1] * above.taps * beside.taps * w_shape[3] for above, beside in sides)])
+    block_row = prod(plan.stride) * plan.blocks[1] * x_shape[3]  # numbers in a row of blocks of dx
+    row = max(plan.row(), block_row, *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(plan.y_shape[1], plan.blocks[0]), row, dy.dtype.itemsize)
 
     def work(part: range) -> Any:

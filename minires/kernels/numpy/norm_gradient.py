@@ -145,7 +145,7 @@ class NormReceiver:
         return _Received(*self._arrays, self._mean)
 
     def finish(self, seen: list[_Received]) -> None:
-        """By these all tiles have been seen."""
+        """Take the sums of all threads, in order, when all tiles have been seen."""
         self.sums = [piece for one in seen for piece in one.sums.pieces]
 
 
