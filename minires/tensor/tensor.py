@@ -79,7 +79,7 @@ class Tensor(Operators):
                 f"data: cannot put an array of shape {value.shape} into a tensor of shape {self.shape}. "
                 "Make a new tensor instead."
             )
-        self._data = value  # new memory: what was saved of the old is as it was
+        self._data = value  # other memory: what was saved of the old one is as it was
 
     @property
     def shape(self) -> tuple[int, ...]:

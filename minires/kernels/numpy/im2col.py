@@ -66,6 +66,7 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _tiles(images: int, rows: int, row: int, limit: int, threads: int) -> list[Tile]:
+    """`tiles`, remembered; they depend on the number of threads as well."""
     return tiles(images, rows, row, limit)
 
 
