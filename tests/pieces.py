@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import columns, depthwise, im2col, norm, tiles, winograd
+from minires.kernels.numpy import columns, depthwise, im2col, norm, norm_gradient, tiles, winograd
 from minires.kernels.numpy.buffers import Kept
 
 
@@ -21,16 +21,19 @@ def in_threads(number):
 
 
 @contextmanager
-def split(threads, tile_bytes=None):
+def split(number, tile_bytes=None):
     """Use this many threads for any amount of work, in tiles of at most so many bytes (None: of the usual size)."""
-    with in_threads(threads), pytest.MonkeyPatch.context() as patch:
+    with in_threads(number), pytest.MonkeyPatch.context() as patch:
         patch.setattr(norm, "_SMALL", -1)
         for module in (depthwise, im2col, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
         patch.setattr(im2col, "_kept", Kept(im2col._KEPT))  # what was prepared for other sizes of the pieces
+        for planned in ("_plan_forward", "_plan_backward"):  # and what was planned
+            patch.setattr(im2col, planned, getattr(im2col, planned).__wrapped__)
         patch.setattr(im2col, "_NARROW", 4)
         patch.setattr(columns, "_CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)
+        patch.setattr(columns, "_LEAST_SUMMED", 4)
         if tile_bytes is not None:
             patch.setattr(im2col, "_TILE_BYTES", tile_bytes)
             patch.setattr(winograd, "_TILE_BYTES", tile_bytes)
@@ -38,5 +41,6 @@ def split(threads, tile_bytes=None):
             numbers = max(1, tile_bytes // 8)
             patch.setattr(tiles, "_CHUNK", numbers)
             patch.setattr(tiles.as_rows, "__defaults__", (max(1, numbers // 5),))  # so that a chunk is several rows
-            patch.setattr(norm, "_LONG", max(1, numbers // 5))
+            for module in (norm, norm_gradient):
+                patch.setattr(module, "LONG", max(1, numbers // 5))
         yield

@@ -3,18 +3,20 @@
 import gc
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import minires
 from minires import inspect, kernels, models
+from minires.bench import machine, naive
 from minires.bench import memory as bench_memory
-from minires.bench import naive
 from minires.bench.kernels import Layer, layers
 from minires.bench.machine import Others, _busy
 from minires.bench.networks import network
@@ -31,6 +33,10 @@ class Stage:
 
     def __init__(self):
         self.now, self.played = 0.0, []
+
+    def alternate(self, *arguments, **options):
+        """By this clock, and with a rest that is only noted."""
+        return alternate(*arguments, clock=self, rest=5.0, sleep=self.played.append, **options)
 
     def actor(self, name, *seconds):
         """Takes these times in turn, and the last one from then on."""
@@ -51,21 +57,28 @@ class Stage:
 
 def test_contenders_take_turns():
     stage = Stage()
-    times = alternate({"a": stage.actor("a", 1.0), "b": stage.actor("b", 2.0)}, rounds=3, clock=stage)
+    times = stage.alternate({"a": stage.actor("a", 1.0), "b": stage.actor("b", 2.0)}, rounds=3)
     assert times == {"a": [1.0] * 3, "b": [2.0] * 3}
-    assert stage.played == ["a", "a", "b", "b"] + ["a", "b"] * 3  # the warm-up, then the rounds
+    # the warm-up, then the rounds: nobody begins while the threads of the one before still look for work
+    assert stage.played == ["a", "a", "b", "b"] + [5.0, "a", 5.0, "b"] * 3
+
+
+def test_nobody_rests_alone():
+    stage = Stage()
+    stage.alternate({"a": stage.actor("a", 1.0)}, rounds=3)
+    assert stage.played == ["a"] * 5
 
 
 def test_the_warm_up_is_not_counted():
     stage = Stage()
-    assert alternate({"a": stage.actor("a", 9.0, 8.0, 1.0)}, rounds=2, clock=stage) == {"a": [1.0, 1.0]}
+    assert stage.alternate({"a": stage.actor("a", 9.0, 8.0, 1.0)}, rounds=2) == {"a": [1.0, 1.0]}
 
 
 def test_a_turn_is_as_many_calls_as_fit():
     stage = Stage()
-    times = alternate({"quick": stage.actor("q", 0.25), "slow": stage.actor("s", 3.0)}, 2, turn=1.0, clock=stage)
+    times = stage.alternate({"quick": stage.actor("q", 0.25), "slow": stage.actor("s", 3.0)}, 2, turn=1.0)
     assert times == {"quick": [0.25, 0.25], "slow": [3.0, 3.0]}
-    assert stage.played[4:] == (["q"] * 4 + ["s"]) * 2
+    assert [who for who in stage.played[4:] if who != 5.0] == (["q"] * 4 + ["s"]) * 2
 
 
 def test_preparation_is_not_timed():
@@ -81,7 +94,7 @@ def test_preparation_is_not_timed():
         seen.append(argument)
         stage.now += 1.0
 
-    assert alternate({"a": Contender(work, prepare)}, rounds=2, clock=stage) == {"a": [1.0, 1.0]}
+    assert stage.alternate({"a": Contender(work, prepare)}, rounds=2) == {"a": [1.0, 1.0]}
     assert seen == ["argument"] * 4
 
 
@@ -95,7 +108,7 @@ def test_whole_rounds_survive_an_interruption():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        alternate({"a": stage.actor("a", 1.0), "b": interrupted}, rounds=9, clock=stage, into=times)
+        stage.alternate({"a": stage.actor("a", 1.0), "b": interrupted}, rounds=9, into=times)
     assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
     assert gc.isenabled()
 
@@ -327,6 +340,16 @@ print([name for name in ("torch", "matplotlib") if name in sys.modules])
 """
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n[]\n"
+
+
+@pytest.mark.parametrize(("free", "gil", "said"), [
+    (None, True, ""), (0, True, ""), (1, False, " free-threaded"),
+    (1, True, " free-threaded (but with the GIL, see PYTHON_GIL)"),
+])  # fmt: skip
+def test_whether_the_threads_of_python_share_its_work_is_told(monkeypatch, free, gil, said):
+    monkeypatch.setattr(machine, "sysconfig", SimpleNamespace(get_config_var={"Py_GIL_DISABLED": free}.get))
+    monkeypatch.setattr(machine, "has_gil", lambda: gil)
+    assert machine.describe(1)["python"] == platform.python_version() + said
 
 
 def test_beside_torch(bench, tmp_path, monkeypatch):

@@ -53,6 +53,8 @@ def assert_fails(run, error, sentence):
 CONV = [
     fails(lambda: F.conv2d(zeros(2, 8, 9, 16), WEIGHTS), ShapeError,
           "conv2d: x has 16 channels but w expects 3 (x (2, 8, 9, 16), w (3, 3, 3, 6), groups 1)."),
+    fails(lambda: F.conv2d(PICTURES, WEIGHTS, groups=1.0), ShapeError,
+          "conv2d: groups must be an integer, got 1.0."),
     fails(lambda: F.conv2d(PICTURES, zeros(3, 3, 3, 6), groups=3), ShapeError,
           "conv2d: x has 3 channels but w expects 9 (x (2, 8, 9, 3), w (3, 3, 3, 6), groups 3)."),
     fails(lambda: F.conv2d(zeros(8, 9, 3), WEIGHTS), ShapeError,

@@ -1,6 +1,7 @@
 """Changing a tensor in place: what is allowed, what is refused, and what backward notices afterwards."""
 
 import operator
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import minires
 from minires import Tensor, tensor
 from minires import functional as F
 from minires.errors import GraphError, ShapeError
+from minires.tensor.node import _bounds, clock
 from tests.devices import here
 
 
@@ -170,3 +172,56 @@ def test_a_change_of_a_part_of_what_was_saved(changed, others):
             elsewhere += 1
     with pytest.raises(GraphError, match="changed in place since"):
         y.sum().backward()
+
+
+# -- several threads --------------------------------------------------------------------------------------------------
+
+
+class Noted:
+    """A lock that notes what the clock says when it is taken and when it is left."""
+
+    def __init__(self):
+        self.lock, self.seen = clock._lock, []
+
+    def __enter__(self):
+        self.lock.acquire()
+        self.seen.append(clock.now)
+
+    def __exit__(self, *exception):
+        self.seen.append(clock.now)
+        self.lock.release()
+
+
+def test_a_change_is_counted_while_nobody_else_counts(monkeypatch):
+    noted, before = Noted(), clock.now
+    monkeypatch.setattr(clock, "_lock", noted)
+    clock.note(np.zeros(3))
+    assert noted.seen == [before, before + 1]
+
+
+def test_what_interrupts_a_change_may_change_something_itself():
+    before = clock.now
+    with clock._lock:  # as a signal handler finds it
+        clock.note(np.zeros(3))
+    assert clock.now == before + 1
+
+
+def test_changes_in_many_threads_are_all_counted():
+    arrays, before = [np.zeros(3) for _ in range(8)], clock.now
+    threads = [threading.Thread(target=lambda a=a: [clock.note(a) for _ in range(500)]) for a in arrays]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clock.now == before + 8 * 500
+    assert all(clock.changed([a], before) for a in arrays)
+
+
+def test_changes_of_many_parts_are_remembered_as_one():
+    a, before = np.zeros(1000), clock.now
+    outside = np.zeros(1000)
+    clock._changes[id(a)] = {_bounds(outside): before, (0, 1): before}  # of memory that had this id before
+    for i in range(100, 300, 2):
+        clock.note(a[i : i + 1])
+    for part, changed in ((a[100:101], True), (a[298:299], True), (a[:99], False), (a[301:], False)):
+        assert clock.changed([part], before) == changed

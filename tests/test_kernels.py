@@ -54,7 +54,9 @@ def convolutions(draw, least_images=0, products=3000):
     """Shapes x, w and the options of a convolution that fits, of any of the ways to compute one."""
     pair = lambda low, high: (draw(st.integers(low, high)), draw(st.integers(low, high)))
     way = draw(
-        st.sampled_from(["any", "any", "three rows", "three rows", "strided", "strided", "one pixel", "depthwise"])
+        st.sampled_from(
+            ["any", "any", "three rows", "three rows", "strided", "strided", "few windows", "one pixel", "depthwise"]
+        )
     )
     stride, dilation, groups = pair(1, 4), pair(1, 3), draw(st.integers(1, 3))
     kernel, per_group, filters = pair(1, 5), draw(st.integers(1, 3)), draw(st.integers(1, 3))
@@ -65,6 +67,9 @@ def convolutions(draw, least_images=0, products=3000):
     elif way == "strided":
         kernel, stride = pair(1, 7), draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 2), (1, 1)]))
         padding, more, dilation, groups = pair(0, 7), pair(0, 9), (1, 1), 1
+    elif way == "few windows":
+        kernel, stride, dilation, groups = pair(1, 4), pair(1, 3), pair(1, 2), 1
+        padding, more, filters = pair(0, 4), pair(0, 3), draw(st.sampled_from([9, 20]))
     elif way == "one pixel":
         kernel, stride, padding, dilation, groups = (1, 1), draw(st.sampled_from([(1, 1), (2, 3)])), (0, 0), (1, 1), 1
     elif way == "depthwise":
@@ -273,6 +278,46 @@ def test_nobody_receives_what_is_small_or_no_picture(rng):
         assert (numpy.norm_receiver(None, x, x, np.zeros(shape[-1])) is not None) == received
 
 
+@pytest.mark.parametrize(
+    ("windows", "w_shape", "groups", "limit", "scattered"),
+    [
+        ((2, 2, 3), (3, 3, 2, 12), 1, 1 << 21, True),
+        ((2, 2, 3), (3, 3, 2, 11), 1, 1 << 21, False),  # filters for that many windows are soon turned around
+        ((2, 2, 3), (1, 1, 2, 12), 1, 1 << 21, False),  # these need not be turned
+        ((2, 2, 3), (3, 3, 2, 12), 2, 1 << 21, False),
+        ((2, 2, 3), (3, 3, 2, 12), 1, 4 * 3 * 18 * 8, True),
+        ((2, 2, 3), (3, 3, 2, 12), 1, 4 * 3 * 18 * 8 - 1, False),  # an image is several tiles
+    ],
+)
+def test_dx_is_scattered_where_few_windows_meet_many_filters(windows, w_shape, groups, limit, scattered):
+    n, rows, columns = windows
+    x_shape = n, rows + w_shape[0] - 1, columns + w_shape[1] - 1, w_shape[2] * groups
+    plan = im2col._Plan(x_shape, (*windows, w_shape[3]), w_shape, (1, 1), (0, 0), (1, 1), groups)
+    assert plan.scatters(8, limit) == scattered
+
+
+def test_dx_is_not_scattered_over_much_padding():
+    sizes = (1, 1, 1, 2), (1, 1, 1, 9), (3, 3, 2, 9), (1, 1)
+    assert im2col._Plan(*sizes, (1, 1), (1, 1), 1).scatters(8, 1 << 21)
+    assert not im2col._Plan(*sizes, (9, 9), (9, 9), 1).scatters(8, 1 << 21)
+
+
+def test_filters_that_scatter_are_not_turned_around(monkeypatch):
+    monkeypatch.setattr(im2col, "turned", lambda *_: pytest.fail("turned around"))
+    x, w, _, dy = conv_arrays(((1, 4, 4, 2), (3, 3, 2, 4), ((2, 2), (1, 1), (1, 1), 1)))
+    dx, _ = numpy.conv2d_backward(dy, x, w, x.shape, w.shape, (2, 2), (1, 1), (1, 1), 1)
+    agree(dx, reference.conv2d_backward(dy, None, w, x.shape, w.shape, (2, 2), (1, 1), (1, 1), 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "faster"),
+    [(31, 64, False), (32, 64, True), (127, 128, False), (128, 128, True), (219, 128, True), (220, 128, False),
+     (511, 128, False), (512, 128, True), (511, 256, False), (512, 256, True), (1, 8, True)],
+)  # fmt: skip
+def test_winograd_is_for_pictures_that_are_worth_its_filters(pixels, channels, faster):
+    assert winograd.applies(pixels, (3, 3, channels, channels), (1, 1), (1, 1), (1, 1), 1) == faster
+
+
 # one convolution for each of the ways to compute it: kernel, channels of a group, filters, options
 WAYS = {
     "winograd": ((3, 3), 3, 5, ((1, 1), (1, 1), (1, 1), 1)),
@@ -342,13 +387,12 @@ def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
 def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
     made, cut = [], module.tiles
     monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
-    for planned in (winograd._Plan._made, im2col._tiles):
-        planned.cache_clear()  # else nobody may ask
+    winograd._Plan._made.cache_clear()  # else nobody may ask
     kernel, per_group, filters, options = WAYS[way]
     x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
     with split(1, tile):
         numpy.conv2d(x, w, None, *options)
-    (((images, rows, row_bytes, limit), parts),) = made
+    (((images, rows, row_bytes, limit, _), parts),) = made
     covered = np.zeros((images, rows), int)
     for part in parts:
         covered[part.images, part.rows] += 1

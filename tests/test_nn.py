@@ -1,6 +1,7 @@
 """Modules: what is registered under which name, saved, loaded, switched, hooked and copied."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -86,6 +87,95 @@ def test_attributes_can_be_replaced_and_deleted(net):
         delattr(block, name)
         assert not hasattr(block, name)
     assert {n for n, _ in block.named_parameters()} == {"norm.gamma", "norm.beta"}
+
+
+def test_its_own_without_those_inside():
+    outer = nn.Sequential(nn.BatchNorm2d(3))
+    outer.scale = nn.Parameter([2.0])
+    outer.again = outer.scale
+    outer.register_buffer("seen", np.zeros(1))
+    assert [name for name, _ in outer.named_parameters(recurse=False)] == ["scale"]
+    assert list(outer.parameters(recurse=False)) == [outer.scale]
+    assert [name for name, _ in outer.named_buffers(recurse=False)] == ["seen"]
+    assert [name for name, _ in outer.named_buffers()] == ["seen", "0.running_mean", "0.running_var"]
+
+
+def test_the_place_in_the_order_is_that_of_the_assignment():
+    module = nn.Module()
+    module.a, module.b, module.c = nn.Parameter([1.0]), nn.Parameter([2.0]), nn.Parameter([3.0])
+    module.b = nn.Parameter([4.0])
+    module.a = None
+    assert [name for name, _ in module.named_parameters()] == ["b", "c"]
+    module.a = nn.Parameter([5.0])
+    assert [name for name, _ in module.named_parameters()] == ["b", "c", "a"]
+    del module.b
+    assert [name for name, _ in module.named_parameters()] == ["c", "a"]
+    assert not hasattr(module, "b")
+
+
+def test_what_python_keeps_itself_is_not_a_module_of_this_one():
+    class Net(nn.Module):
+        @functools.cached_property
+        def teacher(self):
+            return nn.Linear(2, 3)
+
+    net = Net()
+    assert net.teacher is net.teacher
+    assert list(net.modules()) == [net]
+
+
+def test_a_shallow_copy_has_the_same_parameters_and_registers_on_its_own():
+    net = Block()
+    names = [name for name, _ in net.named_parameters()]
+    other = copy.copy(net)
+    assert [p for _, p in other.named_parameters()] == [p for _, p in net.named_parameters()]
+    other.extra = nn.Parameter([1.0])
+    del other.scale
+    other.register_forward_hook(lambda *_: pytest.fail("a hook of the copy"))
+    assert [name for name, _ in net.named_parameters()] == names
+    net(Tensor(np.ones((2, 3), np.float32)))
+
+
+def test_a_property_may_stand_before_a_parameter():
+    class Normed(nn.Linear):
+        @property
+        def weight(self):
+            return self.direction / (self.direction**2).sum().sqrt()
+
+        def __init__(self):
+            super().__init__(2, 3)
+            del self.weight
+            self.direction = nn.Parameter(np.ones((2, 3), np.float32))
+
+    layer = Normed()
+    assert [name for name, _ in layer.named_parameters()] == ["bias", "direction"]
+    np.testing.assert_allclose(layer.weight.numpy(), np.full((2, 3), 6**-0.5), rtol=1e-6)
+
+    class Late(nn.Module):
+        @property
+        def scale(self):
+            raise AttributeError
+
+    late = Late()
+    late.scale = nn.Parameter([2.0])
+    assert late.scale is next(late.parameters())
+
+
+@pytest.mark.parametrize("name", ["train", "apply", "forward", "named_modules"])
+def test_what_would_hide_a_method_is_refused(name):
+    module = nn.Module()
+    with pytest.raises(AttributeError, match=rf"Module.{name}: that is a method of every module, which a Linear of"):
+        setattr(module, name, nn.Linear(1, 1))
+    assert list(module.modules()) == [module]
+
+
+def test_what_is_done_behind_its_back_is_not_a_parameter():
+    net = Block()
+    object.__setattr__(net, "scale", None)
+    del net.__dict__["shift"]
+    names = {name for name, _ in net.named_parameters()}
+    assert names == set(net.state_dict()) - {n for n, _ in net.named_buffers()}
+    assert not names & {"scale", "shift"}
 
 
 def test_an_unknown_attribute_is_an_error_with_a_suggestion(net):

@@ -10,6 +10,7 @@ import minires
 from minires import detect_anomaly, nn, no_fusion, tensor
 from minires import functional as F
 from minires.kernels.numpy import norm_gradient
+from minires.kernels.numpy.tiles import Tile
 from minires.ops.norm import BatchNorm
 from minires.tensor import graph
 
@@ -231,3 +232,15 @@ def test_two_threads_may_go_back_through_one_graph(received, rng):
             thread.join()
     one, three = sorted(seen.values(), key=lambda grad: np.abs(grad).max())
     np.testing.assert_allclose(three, 3 * one, rtol=1e-10)
+
+
+def test_a_thread_that_wrote_none_of_it_has_nothing_to_say(rng):
+    x, dx, mean = rng.standard_normal((3, 5, 4, 2)), rng.standard_normal((3, 5, 4, 2)), rng.standard_normal(2)
+    with split(2):
+        receiver = norm_gradient.norm_receiver(None, None, x, mean)
+        idle, busy = receiver(), receiver()
+        for n in range(3):
+            busy(dx[n : n + 1], Tile(slice(n, n + 1), slice(0, 5)))
+        receiver.finish([idle, busy])
+    expected = [dx.sum((0, 1, 2)), (dx * (x - mean)).sum((0, 1, 2))]
+    np.testing.assert_allclose(receiver.sums, expected, rtol=1e-12)

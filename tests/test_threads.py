@@ -3,9 +3,11 @@
 import contextlib
 import gc
 import os
+import sys
 import threading
 import weakref
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ import minires
 from minires import functional as F
 from minires import optim, tensor
 from minires.backend import in_pieces, threads
+from minires.backend import settings as process
+from minires.backend.settings import settings
 from minires.errors import ArgumentError
 from minires.kernels import numpy as kernel
 from minires.models import cifar_resnet
@@ -194,6 +198,7 @@ def test_what_a_part_held_is_free_when_its_exception_is():
     try:
         with in_threads(2), contextlib.suppress(ZeroDivisionError):
             in_pieces(work, 2)
+        minires.empty_cache()  # without the interpreter's lock the helper frees what it made when it next runs
         assert [reference() for reference in alive] == [None, None]
     finally:
         gc.enable()
@@ -287,7 +292,7 @@ def test_without_new_threads_the_caller_does_what_is_left(monkeypatch, possible)
 @pytest.mark.usefixtures("no_helpers")
 def test_a_new_thread_tells_blas_that_it_wants_one(monkeypatch):
     told = []
-    monkeypatch.setattr(threads._blas, "hold_in_this_thread", lambda: told.append(threading.get_ident()))
+    monkeypatch.setattr(settings, "hold_in_this_thread", lambda: told.append(threading.get_ident()))
     with in_threads(3):
         _, *others = in_pieces(lambda part: threading.get_ident(), 3)
         in_pieces(as_it_is, 3)
@@ -309,7 +314,7 @@ def test_what_the_caller_said_about_floating_point_holds_in_every_thread():
 
 def blas_threads():
     """How many threads each BLAS library that was there when minires was imported would use now."""
-    ours = {library.filepath for library in threads._blas.libraries}
+    ours = {library.filepath for library in settings.libraries}
     found = threadpoolctl.ThreadpoolController().lib_controllers
     return [c.get_num_threads() for c in found if c.filepath in ours]
 
@@ -377,6 +382,171 @@ def test_blas_has_one_thread_until_the_last_has_left(last):
     assert len(seen) == 4
     assert {number for numbers in seen for number in numbers} == {1}
     assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("blas")
+def test_blas_has_one_thread_in_a_thread_that_threadpoolctl_does_not_listen_to():
+    seen = []
+    other = threading.Thread(target=lambda: seen.extend(in_pieces(lambda part: blas_threads(), 1)))
+    other.start()
+    other.join()
+    assert set(seen[0]) == {1}
+    assert set(blas_threads()) == {3}
+
+
+class Library:
+    """A BLAS as threadpoolctl describes it."""
+
+    check_symbols = "openblas_get_num_threads", "scipy_openblas_get_num_threads64_"
+
+    def __init__(self, internal_api, threading_layer, **symbols):
+        self.internal_api, self.threading_layer, self.calls = internal_api, threading_layer, []
+        self.dynlib = SimpleNamespace(**symbols)
+
+    def get_num_threads(self):
+        return 7
+
+    def set_num_threads(self, number):
+        self.calls.append(number)
+
+
+OWN = {"scipy_openblas_get_num_threads64_": lambda: 5, "scipy_openblas_set_num_threads64_": lambda number: None}
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        Library("mkl", "gnu"),
+        Library("openblas", "openmp", **OWN),  # there each thread has its own number
+        Library("openblas", "pthreads"),
+        Library("openblas", "pthreads", scipy_openblas_get_num_threads64_=lambda: 5),
+    ],
+)
+@pytest.mark.parametrize("clears", [False, True])
+def test_a_blas_of_another_kind_is_told_through_threadpoolctl(library, clears):
+    library.calls.clear()
+    if clears:
+        library.clear_controlling_thread = lambda: library.calls.append("clear")
+    threads, use = process._functions(library)
+    assert threads() == 7
+    use(3)
+    assert library.calls == ([3, "clear"] if clears else [3])
+
+
+def test_openblas_is_told_by_its_own_function():
+    library = Library("openblas", "pthreads", **OWN)
+    assert process._functions(library) == tuple(OWN.values())
+
+
+def test_blas_is_told_nothing_that_it_knows(monkeypatch):
+    told = []
+    monkeypatch.setattr(settings, "_blas", [(threads, told.append) for threads, _ in settings._blas])
+    for number in (3, 1):
+        with threadpoolctl.threadpool_limits(number, "blas"):
+            before = blas_threads()
+            in_pieces(as_it_is, 1)
+        expected = [n for n in before if n != 1]
+        assert told == [1] * len(expected) + expected
+        told.clear()
+
+
+# -- the interpreter's lock -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switching():
+    """As if the user had set it, and gives back what it was."""
+    before = sys.getswitchinterval()
+    yield sys.setswitchinterval
+    sys.setswitchinterval(before)
+
+
+fine = pytest.mark.skipif(not process._FINE, reason="Python waits for whole milliseconds here")
+
+
+@fine
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("before", [0.004, 1e-4])  # the second is a microsecond less after each careless round trip
+def test_threads_switch_sooner_inside(switching, number, before):
+    switching(before + 5e-7)
+    as_set = sys.getswitchinterval()
+    with in_threads(number):
+        inside = in_pieces(lambda part: (in_pieces(as_it_is, 1), sys.getswitchinterval())[1], 3)
+        assert inside == [pytest.approx(5e-5)] * number
+        assert sys.getswitchinterval() == as_set
+        with pytest.raises(ZeroDivisionError):
+            in_pieces(lambda part: 1 // 0, 3)
+        assert sys.getswitchinterval() == as_set
+
+
+@pytest.mark.parametrize("sooner", [2e-5, 1e-7])
+def test_threads_that_switch_sooner_already_are_left_alone(switching, sooner):
+    switching(sooner)
+    as_set = sys.getswitchinterval()  # in whole microseconds, which may be none
+    with in_threads(2):
+        assert in_pieces(lambda part: sys.getswitchinterval(), 2) == [as_set] * 2
+    assert sys.getswitchinterval() == as_set
+
+
+def test_what_somebody_sets_meanwhile_stays(switching):
+    in_pieces(lambda part: switching(0.001), 1)
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+
+
+class Lock:
+    """One that is free when it has been asked so often, and notes whether somebody waits asleep."""
+
+    def __init__(self, free_at):
+        self.free_at, self.asked = free_at, []
+
+    def acquire(self, blocking=True):
+        self.asked.append(blocking)
+        return blocking or len(self.asked) == self.free_at
+
+
+@pytest.mark.parametrize(("gil", "processors", "awake"), [
+    (False, 3, True), (False, 2, True), (False, 1, False), (True, 2, False), (False, None, False),
+])  # fmt: skip
+def test_threads_wait_awake_where_that_takes_nothing_from_each_other(monkeypatch, gil, processors, awake):
+    monkeypatch.setattr(threads, "has_gil", lambda: gil)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: processors, raising=False)
+    assert threads._Job(as_it_is, [range(1), range(1, 2)]).awake == awake
+
+
+@pytest.mark.parametrize(("awake", "times", "asked"), [
+    (True, [0.0] * 4, [False, False, False]), (False, [], [True]),
+    (True, [0.0, 0.0, threads._AWAKE / 2, 2 * threads._AWAKE], [False, False, True]),  # it takes too long
+])  # fmt: skip
+def test_who_waits_looks_for_a_while_and_then_sleeps(awake, times, asked):
+    lock, now = Lock(3), iter(times)
+    threads._acquire(lock, awake, lambda: next(now))
+    assert lock.asked == asked
+
+
+def test_an_emptied_cache_lets_every_thread_free_what_it_made(monkeypatch):
+    together = threading.Barrier(3)
+    with in_threads(3):
+        in_pieces(lambda part: together.wait(WAIT), 3)  # so there are two helpers
+        ran, do = [], threads._Job.do
+        monkeypatch.setattr(threads._Job, "do", lambda job, i: (ran.append(threading.get_ident()), do(job, i)))
+        monkeypatch.setattr(threads, "has_gil", lambda: False)
+        monkeypatch.setattr(os, "process_cpu_count", lambda: 1, raising=False)
+        idle = {helper.ident for helper in threads._idle}
+        minires.empty_cache()
+        assert len(idle) >= 2
+        assert set(ran) == idle
+        assert {helper.ident for helper in threads._idle} == idle
+        monkeypatch.setattr(threads, "has_gil", lambda: True)
+        minires.empty_cache()
+        assert len(ran) == len(idle)  # nothing to do
+
+
+def test_whether_there_is_a_gil(monkeypatch):
+    monkeypatch.delattr(sys, "_is_gil_enabled", raising=False)
+    assert minires.backend.has_gil()
+    for answer in (True, False):
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda answer=answer: answer, raising=False)
+        assert minires.backend.has_gil() is answer
 
 
 # -- kernels in threads -----------------------------------------------------------------------------------------------
@@ -468,6 +638,8 @@ import numpy as np
 import minires
 from minires import kernels
 from minires.backend import empty, in_pieces, memory, threads
+from minires.backend.settings import settings
+from minires.tensor.node import clock
 
 minires.set_num_threads(2)
 rng = np.random.default_rng(1)
@@ -475,12 +647,14 @@ x, w = rng.standard_normal((8, 40, 40, 16)), rng.standard_normal((3, 3, 16, 16))
 
 def compute():
     assert len(in_pieces(list, 2)) == 2
+    t = minires.Tensor(x)
+    t += 0.0  # a change in place, which the clock notes
     return kernels.active().conv2d(x, w, None, (1, 1), (1, 1), (1, 1), 1)
 
 def blas():
-    return [library.get_num_threads() for library in threads._blas.libraries]
+    return [library.get_num_threads() for library in settings.libraries]
 
-for library in threads._blas.libraries:
+for library in settings.libraries:
     library.set_num_threads(3)
 expected, before = compute(), blas()
 
@@ -505,7 +679,7 @@ def fork():
 print("idle", fork())
 
 def hold(part):  # a thread that holds every lock there is, in the middle of its work
-    with memory._store._lock, threads._lock, threads._blas._lock:
+    with memory._store._lock, threads._lock, settings._lock, clock._lock:
         inside.set()
         leave.wait()
 
@@ -539,7 +713,7 @@ class Interrupted:
     def __init__(self, job, taken):
         self.job, self.taken, self.asked = job, taken, 0
 
-    def acquire(self):
+    def acquire(self, blocking=True):
         self.asked += 1
         if self.asked == 1:
             if self.taken:
@@ -547,6 +721,7 @@ class Interrupted:
             raise KeyboardInterrupt
         assert not self.taken, "the lock is held already: this would wait for ever"
         self.job.do(1)
+        return True
 
 
 @pytest.mark.parametrize("taken", [False, True])

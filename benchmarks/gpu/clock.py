@@ -76,7 +76,7 @@ class DeviceClock:
             contenders[name] = self._contender(work, calls)
             numbers[name] = calls * work.number
         clock = cast("Callable[[], float]", lambda: _Moment(self._xp, self._stream))
-        found = alternate(contenders, rounds, 0.0, clock)
+        found = alternate(contenders, rounds, 0.0, clock, rest=0.0)
         return {name: [s / numbers[name] for s in seconds] for name, seconds in found.items()}
 
     def _calls(self, work: Work, turn: float) -> int:

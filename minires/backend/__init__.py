@@ -17,8 +17,8 @@ from .arrays import (
     on_one_device,
     to_device,
 )
-from .memory import empty, empty_cache, memory_in_use
-from .threads import get_num_threads, in_pieces, set_num_threads
+from .memory import empty, empty_cache, memory_in_use, times
+from .threads import get_num_threads, has_gil, in_pieces, set_num_threads
 
 __all__ = [
     "DEVICES",
@@ -34,6 +34,7 @@ __all__ = [
     "empty_cache",
     "get_num_threads",
     "gpu",
+    "has_gil",
     "host_copy",
     "in_pieces",
     "manual_seed",
@@ -41,5 +42,6 @@ __all__ = [
     "on_gpu",
     "on_one_device",
     "set_num_threads",
+    "times",
     "to_device",
 ]

@@ -1,7 +1,11 @@
 """One pool of threads for all kernels.
 
 NumPy lets go of the interpreter's lock inside copies, ufuncs and matrix products, so plain Python threads do share the
-work.  BLAS' own threads would get in their way: while the pool works, each of its threads uses BLAS by itself.
+work.  BLAS' own threads would get in their way: while the pool works, each of its threads uses BLAS by itself
+(`settings`).
+
+A Python that has no such lock (free-threaded CPython, 3.14t) shares all of it: between two calls of NumPy a thread
+hardly ever waits for another.
 """
 
 from __future__ import annotations
@@ -9,18 +13,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-import threadpoolctl
 
 from ..errors import ArgumentError
+from . import memory
+from .settings import settings
 
 Result = TypeVar("Result")
 
 _VARIABLE = "MINIRES_NUM_THREADS"
+_AWAKE = 1e-3  # seconds for which a thread looks for what it waits for before it sleeps
 
 
 def get_num_threads() -> int:
@@ -33,7 +40,7 @@ def get_num_threads() -> int:
     if _number is None:
         text = os.environ.get(_VARIABLE)
         if text is None:
-            _number = max([library.num_threads for library in _blas.libraries], default=os.cpu_count() or 1)
+            _number = max([library.num_threads for library in settings.libraries], default=os.cpu_count() or 1)
         else:
             try:
                 number = int(text)
@@ -62,6 +69,12 @@ def set_num_threads(number: int) -> None:
     _number = number
 
 
+def has_gil() -> bool:
+    """Whether only one thread at a time runs Python: not in a free-threaded Python, unless some module needs it."""
+    ask = getattr(sys, "_is_gil_enabled", None)  # from Python 3.13 on
+    return ask is None or ask()
+
+
 def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> list[Result]:
     """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
 
@@ -74,7 +87,7 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> li
         least: fewer items than this are not worth a thread.
     """
     number = min(get_num_threads(), count // max(1, least))
-    with _blas:
+    with settings:
         if number <= 1 or _inside.work or sys.is_finalizing():  # then no other thread is woken any more
             return [work(range(count))]
         job = _Job(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
@@ -106,6 +119,9 @@ class _Job:
         self._results: dict[int, Any] = {}
         self._failed: dict[int, BaseException] = {}
         self.errors = np.geterr()  # what the caller said about overflow and the like holds for its thread only
+        # Under the interpreter's lock each look would take it from those who work; and with more threads than
+        # processors, the processor.
+        self.awake = not has_gil() and len(parts) <= (os.process_cpu_count() or 1)  # type: ignore[attr-defined]
 
     def do(self, i: int) -> None:
         """Do part i."""
@@ -120,7 +136,7 @@ class _Job:
         for i, done in begun.items():
             while True:
                 try:
-                    done.acquire()
+                    _acquire(done, self.awake)
                     break
                 except KeyboardInterrupt as error:
                     interrupted = error
@@ -162,16 +178,28 @@ class _Helper(threading.Thread):
         return done
 
     def run(self) -> None:
-        _blas.hold_in_this_thread()
+        settings.hold_in_this_thread()
         _inside.work = True
+        awake = False
         while True:
-            self._begin.acquire()
+            _acquire(self._begin, awake)
             (job, i, done), self._task = self._task, None
+            awake = job.awake
             with np.errstate(**job.errors):
                 job.do(i)
             del job  # and with it the arrays of the work
             _idle.append(self)
             done.release()
+
+
+def _acquire(lock: threading.Lock, awake: bool, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Wait for another thread, at first awake: to fall asleep and to be woken takes longer than most of these waits."""
+    if awake:
+        until = clock() + _AWAKE
+        while clock() < until:
+            if lock.acquire(False):
+                return
+    lock.acquire()
 
 
 _number: int | None = None
@@ -200,56 +228,26 @@ def _helper(most: int) -> _Helper | None:
         return helper
 
 
-class _Blas:
-    """The BLAS libraries of this process, held to one thread inside a ``with`` block, in whatever thread that is."""
+def _let_go() -> None:
+    """Let every idle thread run for a moment.
 
-    def __init__(self) -> None:
-        controllers = threadpoolctl.ThreadpoolController().lib_controllers
-        self.libraries: list[Any] = [c for c in controllers if c.user_api == "blas"]
-        self._before: list[int] = []
-        self._users = 0
-        self._lock = threading.Lock()
-
-    def after_fork(self) -> None:
-        """The threads that had asked are not in the child."""
-        self._lock = threading.Lock()
-        if self._users:
-            self._users = 0
-            self._restore()
-
-    def __enter__(self) -> None:
-        """One thread for BLAS, until the last of those who asked has left; then the number that was set before."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._before = [library.get_num_threads() for library in self.libraries]
-                for library in self.libraries:
-                    self._set(library, 1)
-
-    def __exit__(self, *exception: Any) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._restore()
-
-    def _restore(self) -> None:
-        for library, number in zip(self.libraries, self._before, strict=True):
-            self._set(library, number)
-
-    def hold_in_this_thread(self) -> None:
-        """One thread for good in a thread of the pool, where the number belongs to each thread, as with OpenMP."""
-        for library in self.libraries:
-            if getattr(library, "threading_layer", None) == "openmp":
-                library.set_num_threads(1)
-
-    @staticmethod
-    def _set(library: Any, number: int) -> None:
-        library.set_num_threads(number)
-        if hasattr(library, "clear_controlling_thread"):  # or else only this thread could change it again
-            library.clear_controlling_thread()
+    Without the interpreter's lock an object belongs to the thread that made it: dropped by another one, it is freed
+    when its own runs next.
+    """
+    if has_gil() or sys.is_finalizing():
+        return
+    count = len(_idle)
+    job, begun = _Job(len, [range(0)] * count), {}
+    try:
+        for i in range(count):
+            begun[i] = _idle.popleft().begin(job, i)  # which comes back at the other end
+    except IndexError:
+        pass  # somebody else needed it
+    finally:
+        job.wait(begun)
 
 
-_blas = _Blas()
+memory.keepers.append(_let_go)
 
 
 def _after_fork() -> None:
@@ -257,7 +255,7 @@ def _after_fork() -> None:
     global _idle, _helpers, _lock
     _idle, _helpers, _lock = deque(), 0, threading.Lock()
     _inside.work = False
-    _blas.after_fork()
+    settings.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

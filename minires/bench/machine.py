@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import numpy as np
 import threadpoolctl
 
 from .. import __version__
+from ..backend import has_gil
 from ..errors import MiniresError
 
 # variables that change how fast a library computes: a ratio means little without them
@@ -22,7 +24,7 @@ VARIABLES = (
     "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OPENBLAS_L2_SIZE", "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS",
     "BLIS_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MINIRES_NUM_THREADS",
     "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MALLOC_ARENA_MAX",
-    "GLIBC_TUNABLES",
+    "GLIBC_TUNABLES", "PYTHON_GIL",
 )  # fmt: skip
 
 
@@ -80,11 +82,12 @@ def _busy() -> tuple[float, float] | None:
 
 def describe(threads: int, with_torch: bool = False) -> dict[str, Any]:
     """Processor, versions, BLAS, commit and variables, as they go into a result."""
+    torch = import_module("torch") if with_torch else None  # which may turn the interpreter's lock on
     found: dict[str, Any] = {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+        "python": _python(),
         "numpy": np.__version__,
         "minires": __version__,
         "commit": _commit(),
@@ -96,8 +99,7 @@ def describe(threads: int, with_torch: bool = False) -> dict[str, Any]:
         ],
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-    if with_torch:
-        torch = import_module("torch")
+    if torch is not None:
         found["torch"] = {"version": torch.__version__, "cpu capability": torch.backends.cpu.get_cpu_capability()}
     return found
 
@@ -134,6 +136,14 @@ def _cpu() -> str:
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def _python() -> str:
+    """The version, and whether threads share the work of a free-threaded Python."""
+    version = platform.python_version()
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        version += " free-threaded" + (" (but with the GIL, see PYTHON_GIL)" if has_gil() else "")
+    return version
 
 
 def _commit() -> str | None:

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-TURN = 0.02  # seconds: long enough for the caches, and for the threads of the contender before to go to sleep
+TURN = 0.02  # seconds: long enough for the caches
+# Seconds before a turn, until the threads of the contender before are asleep.  OpenMP's, which PyTorch uses, go on
+# looking for work for some milliseconds; on two cores that made 10 of the 140 ms of whoever came after them.
+REST = 0.03
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ def alternate(
     turn: float = TURN,
     clock: Callable[[], float] = time.perf_counter,
     into: dict[str, list[float]] | None = None,
+    rest: float = REST,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, list[float]]:
     """Let A, B, C, A, B, C, ... have their turns; the mean seconds of a call, one for each round.
 
-    Everybody is called twice to warm up.  A turn is as many calls as take about ``turn`` seconds, one at least.  The
-    garbage collector waits until the end.
+    Everybody is called twice to warm up.  A turn is as many calls as take about ``turn`` seconds, one at least.  Before
+    it there is a rest, if there are several contenders.  The garbage collector waits until the end.
 
     Args:
         contenders: what to time, by name: a `Contender`, or a function without arguments.
@@ -68,6 +73,8 @@ def alternate(
         turn: seconds.
         clock: for tests.
         into: where to put the times, a whole round at once, so that whoever is stopped by Ctrl-C still has them.
+        rest: seconds.
+        sleep: for tests.
     """
     those = {name: c if isinstance(c, Contender) else Contender(c) for name, c in contenders.items()}
     times = {} if into is None else into
@@ -77,7 +84,11 @@ def alternate(
             _seconds(contender, 1, clock)
             calls[name] = max(1, int(turn / max(_seconds(contender, 1, clock), 1e-9)))
         for _ in range(rounds):
-            this_round = {name: _seconds(contender, calls[name], clock) for name, contender in those.items()}
+            this_round = {}
+            for name, contender in those.items():
+                if rest and len(those) > 1:
+                    sleep(rest)
+                this_round[name] = _seconds(contender, calls[name], clock)
             for name, seconds in this_round.items():
                 times.setdefault(name, []).append(seconds)
     return times

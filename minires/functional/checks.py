@@ -16,6 +16,8 @@ Size = int | tuple[int, int]
 
 def pair(value: Size, name: str, least: int) -> Pair:
     """An int or a (rows, columns) pair as a pair of ints, each at least ``least``."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= least:
+        return value  # as layers pass it: 1.5 us less
     both: Any = value if isinstance(value, tuple | list) else (value, value)
     whole = len(both) == 2 and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in both)
     if not whole or min(both) < least:
@@ -111,8 +113,9 @@ def probability(value: float, name: str) -> float:
 
 def channels_match(caller: str, x: Tensor, **per_channel: Tensor) -> None:
     """Raise ShapeError unless each tensor has one value for each channel of x, its last axis."""
+    channels = x.shape[-1:]
     for name, value in per_channel.items():
-        if value.shape != x.shape[-1:]:
+        if value.shape != channels:
             raise ShapeError(
                 f"{caller}: {name} has shape {value.shape} but x {x.shape} has {x.shape[-1]} channels on its last axis."
             )

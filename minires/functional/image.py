@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from ..errors import ShapeError
+from ..kernels.window import Pair
 from ..ops.conv import Conv2d, SubsamplePad
 from ..ops.pool import AvgPool2d, MaxPool2d
 from ..tensor import Tensor, as_tensor, later
@@ -35,25 +37,34 @@ def conv2d(
     b = None if b is None else floating(b, "conv2d")
     stride, padding = pair(stride, "conv2d: stride", 1), pair(padding, "conv2d: padding", 0)
     dilation = pair(dilation, "conv2d: dilation", 1)
-    if w.ndim != 4:
-        raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w.shape}.")
-    channels, out_channels = x.shape[3], w.shape[3]
-    if not isinstance(groups, int) or groups < 1 or channels % groups or out_channels % groups:
-        raise ShapeError(
-            f"conv2d: groups {groups} must divide the {channels} channels of x and the {out_channels} filters in w."
-        )
-    if channels != w.shape[2] * groups:
-        raise ShapeError(
-            f"conv2d: x has {channels} channels but w expects {w.shape[2] * groups} "
-            f"(x {x.shape}, w {w.shape}, groups {groups})."
-        )
-    if b is not None and b.shape != (out_channels,):
-        raise ShapeError(f"conv2d: the bias has shape {b.shape} but w {w.shape} makes {out_channels} channels.")
-    rows, columns = window_fits("conv2d", x.shape, w.shape[:2], stride, padding, dilation)
+    if not isinstance(groups, int):
+        raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")
+    y_shape = _conv2d_shape(x.shape, w.shape, None if b is None else b.shape, stride, padding, dilation, groups)
     same_dtype("conv2d", x=x, w=w, b=b)
     same_device("conv2d", x=x, w=w, b=b)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return later(Conv2d, (x, w, b, None), options, (x.shape[0], rows, columns, out_channels))
+    return later(Conv2d, (x, w, b, None), options, y_shape)
+
+
+@lru_cache(maxsize=256)  # a network asks about the same few shapes again and again
+def _conv2d_shape(x_shape, w_shape, b_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+    """The shape of the result; ShapeError if the shapes do not fit."""
+    if len(w_shape) != 4:
+        raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w_shape}.")
+    channels, out_channels = x_shape[3], w_shape[3]
+    if groups < 1 or channels % groups or out_channels % groups:
+        raise ShapeError(
+            f"conv2d: groups {groups} must divide the {channels} channels of x and the {out_channels} filters in w."
+        )
+    if channels != w_shape[2] * groups:
+        raise ShapeError(
+            f"conv2d: x has {channels} channels but w expects {w_shape[2] * groups} "
+            f"(x {x_shape}, w {w_shape}, groups {groups})."
+        )
+    if b_shape not in (None, (out_channels,)):
+        raise ShapeError(f"conv2d: the bias has shape {b_shape} but w {w_shape} makes {out_channels} channels.")
+    rows, columns = window_fits("conv2d", x_shape, w_shape[:2], stride, padding, dilation)
+    return x_shape[0], rows, columns, out_channels
 
 
 def max_pool2d(x: Any, kernel: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:

@@ -84,10 +84,9 @@ def batch_norm(
     if not training:
         if running is None:
             raise ShapeError("batch_norm: evaluation needs running_mean and running_var, got None. Pass training=True.")
-        mean, var = (r.data for r in running)
         if due_convolution(x) and not is_grad_enabled():
-            return with_fixed_batch_norm(x, gamma.data, beta.data, mean, var, eps)
-        return FixedBatchNorm.apply(x, gamma, beta, mean=mean, var=var, eps=eps)
+            return with_fixed_batch_norm(x, gamma, beta, *running, eps)
+        return FixedBatchNorm.apply(x, gamma, beta, mean=running[0].data, var=running[1].data, eps=eps)
     count = x.size // max(1, x.shape[-1])
     if count < 2:
         raise ShapeError(

@@ -256,7 +256,7 @@ def _relus(found: Trace, value: Tensor) -> list[ReluFlow]:
 
 
 def _weights(module: Module) -> float | None:
-    gradients = [p.grad for p in module._parameters.values() if p.grad is not None]
+    gradients = [p.grad for p in module.parameters(recurse=False) if p.grad is not None]
     return sum(_norm(g) ** 2 for g in gradients) ** 0.5 if gradients else None
 
 

@@ -92,7 +92,7 @@ def summary(model: Module, input_shape: tuple[int, ...], batch: int = 2) -> Summ
 
     def note(module: Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         shape = output.shape[1:]
-        parameters = sum(p.size for p in module._parameters.values())
+        parameters = sum(p.size for p in module.parameters(recurse=False))
         passed_on = any(isinstance(x, Tensor) and storage(x.data) is storage(output.data) for x in inputs)
         memory = 0 if passed_on else output.data.nbytes // batch
         rows.append(

@@ -50,6 +50,9 @@ KERNELS: dict[str, Any] = {
 }
 
 
+_ndarray = np.ndarray  # to look it up in its module takes 0.03 us
+
+
 class _Choice(threading.local):
     cpu, cuda = "numpy", "cuda-implicit"
 
@@ -59,7 +62,7 @@ _choice = _Choice()
 
 def active(array: Any = None) -> Any:
     """The set of kernels that this thread uses for an array: of those for the device that it is on."""
-    if type(array) is np.ndarray or device_of(array) == "cpu":
+    if type(array) is _ndarray or device_of(array) == "cpu":
         return KERNELS[_choice.cpu]
     return KERNELS[_choice.cuda]
 

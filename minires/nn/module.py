@@ -40,7 +40,8 @@ class Module:
     def __new__(cls, *args: Any, **kwargs: Any) -> Module:
         """Here rather than in __init__, so that a subclass that forgets super().__init__() works all the same."""
         self = super().__new__(cls)
-        self.__dict__.update(_parameters={}, _buffers={}, _modules={}, _hooks=[], training=True)
+        # which attributes are parameters, modules and buffers (the kind Tensor)
+        self.__dict__.update(_kinds={}, _hooks=[], training=True)
         return self
 
     def forward(self, *inputs: Any) -> Any:
@@ -50,9 +51,10 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run `forward`, then the hooks."""
         output = self.forward(*inputs, **options)
-        for hook in list(self._hooks):
-            replaced = hook(self, inputs, output)
-            output = output if replaced is None else replaced
+        if self._hooks:
+            for hook in list(self._hooks):
+                replaced = hook(self, inputs, output)
+                output = output if replaced is None else replaced
         return output
 
     def register_forward_hook(self, hook: Callable[[Module, tuple, Any], Any]) -> Callable[[], None]:
@@ -73,24 +75,32 @@ class Module:
                 f"{type(self).__name__}.{name}: the modules in a plain {type(value).__name__} would not be found by "
                 "parameters(). Use nn.Sequential(*modules), which can be indexed and iterated."
             )
-        homes = {"_parameters": Parameter, "_modules": Module}
-        home = next((h for h, kind in homes.items() if isinstance(value, kind)), None)
-        if home is None and name in self._buffers and (isinstance(value, Tensor | np.ndarray) or on_gpu(value)):
-            home, value = "_buffers", as_tensor(value)
-        for other in ("_parameters", "_buffers", "_modules"):
-            if other != home:
-                getattr(self, other).pop(name, None)
-        if home is None:
+        kind: type | None = next((k for k in (Parameter, Module) if isinstance(value, k)), None)
+        if (
+            kind is None
+            and self._kinds.get(name) is Tensor
+            and (isinstance(value, Tensor | np.ndarray) or on_gpu(value))
+        ):
+            kind, value = Tensor, as_tensor(value)
+        if kind is not None and hasattr(Module, name):
+            raise AttributeError(
+                f"{type(self).__name__}.{name}: that is a method of every module, which a {type(value).__name__} of "
+                "this name would hide. Choose another name."
+            )
+        if self._kinds.get(name) is not kind and self._kinds.pop(name, None) is not None:
+            self.__dict__.pop(name, None)
+        if kind is None:
             object.__setattr__(self, name, value)
         else:
-            self.__dict__.pop(name, None)
-            getattr(self, home)[name] = value
+            self.__dict__[name], self._kinds[name] = value, kind
+
+    def _own(self, kind: type) -> list[tuple[str, Any]]:
+        found = [(name, self.__dict__.get(name)) for name, k in list(self._kinds.items()) if k is kind]
+        return [(name, value) for name, value in found if isinstance(value, kind)]  # whatever was done to __dict__
 
     def __getattr__(self, name: str) -> Any:  # only called when the usual places do not have it
-        for home in ("_parameters", "_buffers", "_modules"):
-            found = self.__dict__.get(home, {})
-            if name in found:
-                return found[name]
+        if name in self.__dict__.get("_kinds", ()) and name in self.__dict__:
+            return self.__dict__[name]  # behind a property that failed
         if hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__}.{name}: the property itself met an unknown attribute.")
         near = difflib.get_close_matches(name, dir(self), 1)
@@ -99,18 +109,18 @@ class Module:
         )
 
     def __delattr__(self, name: str) -> None:
-        for home in (self._parameters, self._buffers, self._modules):
-            if home.pop(name, None) is not None:
-                return
-        object.__delattr__(self, name)
+        if self._kinds.pop(name, None) is not None:
+            del self.__dict__[name]
+        else:
+            object.__delattr__(self, name)
 
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._parameters, *self._buffers, *self._modules]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has what it is copied from, and registers on its own."""
+        self.__dict__.update(state, _kinds=dict(state["_kinds"]), _hooks=list(state["_hooks"]))
 
     def register_buffer(self, name: str, value: Any) -> None:
         """Keep a tensor that is saved with the module but not learned, such as a running mean."""
-        self.__dict__.pop(name, None)
-        self._buffers[name] = value if isinstance(value, Tensor) else Tensor(value)
+        self.__dict__[name], self._kinds[name] = value if isinstance(value, Tensor) else Tensor(value), Tensor
 
     # -- what is inside -----------------------------------------------------------------------------------------------
 
@@ -126,7 +136,7 @@ class Module:
             return
         seen.add(id(self))
         yield prefix, self
-        for name, module in self._modules.items():
+        for name, module in self._own(Module):
             yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
@@ -135,24 +145,28 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside this one."""
-        return iter(self._modules.items())
+        return iter(self._own(Module))
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with their dotted names, a shared one once, under its first name."""
-        return self._named("_parameters")
+    def named_parameters(self, recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with their dotted names, a shared one once, under its first name.
 
-    def parameters(self) -> Iterator[Parameter]:
+        Args:
+            recurse: False leaves out those of the modules inside.
+        """
+        return self._named(Parameter, recurse)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """`named_parameters` without the names."""
-        return (parameter for _, parameter in self.named_parameters())
+        return (parameter for _, parameter in self.named_parameters(recurse))
 
-    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """All buffers with their dotted names."""
-        return self._named("_buffers")
+    def named_buffers(self, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """All buffers with their dotted names; arguments as for `named_parameters`."""
+        return self._named(Tensor, recurse)
 
-    def _named(self, home: str) -> Iterator[tuple[str, Any]]:
+    def _named(self, kind: type, recurse: bool) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        for prefix, module in self.named_modules():
-            for name, value in getattr(module, home).items():
+        for prefix, module in self.named_modules() if recurse else [("", self)]:
+            for name, value in module._own(kind):
                 if id(value) not in seen:
                     seen.add(id(value))
                     yield (f"{prefix}.{name}" if prefix else name), value
@@ -276,11 +290,11 @@ class Sequential(Module):
         return x
 
     def __iter__(self) -> Iterator[Module]:
-        return iter(list(self._modules.values()))
+        return iter([module for _, module in self._own(Module)])
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._own(Module))
 
     def __getitem__(self, index: int | slice) -> Any:
-        chosen = list(self._modules.values())[index]
+        chosen = list(self)[index]
         return Sequential(*chosen) if isinstance(index, slice) else chosen

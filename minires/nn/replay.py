@@ -17,7 +17,7 @@ from ..errors import ArgumentError, GraphError
 from ..tensor import Tensor, no_grad
 from ..tensor.function import outcome
 from ..tensor.modes import modes
-from .module import Module
+from .module import Module, Parameter
 
 _AGREEMENT = 1e-4  # relative, of two runs of the same kernels
 _WHY = (
@@ -104,9 +104,10 @@ class _Program:
 
     def __init__(self, tape: list[Any], inputs: list[Tensor], output: Tensor, model: Module) -> None:
         modules = list(model.modules())
-        self._modules = [(m, m._modules, name, child) for m in modules for name, child in m._modules.items()]
-        self._tensors = [(own, name, t, t.data) for m in modules for own in (m._parameters, m._buffers)
-                         for name, t in own.items()]  # fmt: skip
+        self._modules = [(vars(m), name, child) for m in modules for name, child in m.named_children()]
+        # under every name, also where two names have one tensor
+        self._tensors: list[Any] = [(vars(m), name, t, t.data) for m in modules for kind in (Parameter, Tensor)
+                         for name, t in m._own(kind)]  # fmt: skip
         held = {id(array) for *_, array in self._tensors}
         number = {id(x.data): i for i, x in enumerate(inputs)}
         made: list[tuple[type, list[Any], dict[str, Any], int]] = []
@@ -135,7 +136,7 @@ class _Program:
     def is_current(self) -> bool:
         """Whether every parameter, buffer and module is still what it was; values may have changed."""
         return all(own.get(name) is t and t._data is array for own, name, t, array in self._tensors) and all(
-            own.get(name) is child and not child.training for _, own, name, child in self._modules
+            own.get(name) is child and not child.training for own, name, child in self._modules
         )
 
     def __call__(self, inputs: list[Any]) -> Any:

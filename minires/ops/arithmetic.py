@@ -36,13 +36,15 @@ def _shapes(a, b):
         return _shape(a), _shape(b)
 
 
-def _floats(a, b):
-    """Both as floating point; a number of Python stays what it is."""
+def _floats_and_shapes(a, b):
+    """Both as floating point, and their shapes; a number of Python stays what it is."""
     try:
-        ready = a.dtype.kind == b.dtype.kind == "f"
+        if a.dtype.kind == b.dtype.kind == "f":
+            return a, b, (a.shape, b.shape)
     except AttributeError:
-        ready = False
-    return (a, b) if ready else tuple(floating(x) if hasattr(x, "dtype") else x for x in (a, b))
+        pass
+    a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
+    return a, b, (_shape(a), _shape(b))
 
 
 class Add(Function, operator="add"):
@@ -110,9 +112,8 @@ class Divide(Function, operator="divide"):
 
     @staticmethod
     def forward(ctx, a, b):
-        a, b = _floats(a, b)
+        a, b, ctx.shapes = _floats_and_shapes(a, b)
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
-        ctx.shapes = _shapes(a, b)
         try:
             return a / b
         except ValueError as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import kernels
-from ..backend import Array, array_module
+from ..backend import Array, array_module, times
 from ..tensor import Function, Node, Pending, Tensor, without_gradient
 from .broadcast import channel_sum, unbroadcast
 from .conv import Conv2d
@@ -99,45 +101,35 @@ def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: An
     return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options)
 
 
-def with_fixed_batch_norm(x: Any, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Tensor:
-    """A convolution that is due with the batch norm after it, in evaluation, folded into its weights.
+def with_fixed_batch_norm(x: Any, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """A convolution that is due with the batch norm after it, in evaluation and without a record, as one.
 
-    gamma (w * x - mean) / std + beta is the convolution with the weights w gamma / std and the bias
-    beta - mean gamma / std.  Where many weights make a small picture, it costs less to normalise the picture.
+    Where many weights make a small picture, it costs less to normalise the picture than to fold.
     """
-    x.check()
     pictures, w, _, _ = x.inputs
     if w.size > max(_MANY_WEIGHTS, x.size):
+        x.check()
         z = without_gradient(Conv2d, pictures, w, None, **x.options)
-        fixed = {"mean": mean.astype(w.dtype, copy=False), "var": var.astype(w.dtype, copy=False), "eps": eps}
-        return x.take_in(BatchNorm, (z, Tensor(gamma), Tensor(beta), None), fixed)
-    scale = without_gradient(FoldedScale, gamma, var, eps=eps, dtype=w.dtype)
-    bias = without_gradient(FoldedBias, beta, mean, scale)
-    return x.take_in(Conv2d, (pictures, without_gradient(FoldedWeights, w, scale), bias, None), x.options)
+        fixed = {"mean": mean.data.astype(w.dtype, copy=False), "var": var.data.astype(w.dtype, copy=False), "eps": eps}
+        both = x.take_in(BatchNorm, (z, gamma, beta, None), fixed)
+        both.watched += [(mean, mean.data), (var, var.data)]
+        return both
+    options = {"window": tuple(x.options.values()), "eps": eps}
+    return x.take_in(FoldedBatchNorm, (pictures, w, gamma, beta, mean, var, None), options)
 
 
-class FoldedScale(Function):
-    """gamma / std of each channel: what folding a batch norm multiplies weights by."""
+class FoldedBatchNorm(Function):
+    """`Conv2d` and `FixedBatchNorm` in one, with the batch norm folded into the convolution's weights.
 
-    @staticmethod
-    def forward(ctx, gamma, var, *, eps, dtype):
-        return (gamma / array_module(gamma).sqrt(var + eps)).astype(dtype)
-
-
-class FoldedWeights(Function):
-    """The weights of a convolution, times the scale of a batch norm after it."""
+    gamma (w * x - mean) / std + beta is the convolution with the weights w gamma / std and the bias
+    beta - mean gamma / std.
+    """
 
     @staticmethod
-    def forward(ctx, w, scale):
-        return w * scale
-
-
-class FoldedBias(Function):
-    """The bias of a convolution with a batch norm folded into its weights."""
-
-    @staticmethod
-    def forward(ctx, beta, mean, scale):
-        return (beta - mean * scale).astype(scale.dtype, copy=False)
+    def forward(ctx, x, w, gamma, beta, mean, var, residual=None, *, window, eps, relu=False):
+        scale = (gamma / np.sqrt(var + eps)).astype(w.dtype, copy=False)
+        bias = (beta - mean * scale).astype(w.dtype, copy=False)
+        return kernels.active(x).conv2d(x, times(w, scale), bias, *window, residual, relu)
 
 
 class FixedBatchNorm(Function, operator="fixed_batch_norm"):

@@ -14,7 +14,7 @@ from .node import Node, WatchedNode
 from .operators import APPLY, OPERATIONS
 from .tensor import Tensor, wrap
 
-_new = object.__new__
+_new, _ndarray, _asarray = object.__new__, np.ndarray, np.asarray  # looked up in a module, 0.03 us each
 
 
 class Function:
@@ -88,10 +88,12 @@ class Function:
         # The last of three cases is the whole story: a loop over the inputs.  Written out for one input and for two,
         # which almost all operations have, it takes 0.3 us less, a fifth of an operation on a small array.
         as_usual = not unusual and not gpu.used
+        if not as_usual and not (gpu.used or modes.grad_enabled or modes.anomaly):
+            return without_gradient(cls, *inputs, **options)
         count = len(inputs) if as_usual else 0
         node = Node() if as_usual or not modes.anomaly else WatchedNode()
         node.function, node.saved_arrays, node.hooks = cls, (), None
-        arrays: Any
+        arrays: Any = None  # written down by the last case only
         if count == 1:
             (x,) = inputs
             source = None
@@ -99,9 +101,9 @@ class Function:
                 if x._requires_grad:
                     source = x._node or x
                 x = x._data
-            arrays, node.parents = (x,), (source,)
+            node.parents = (source,)
             recorded = source is not None
-            node.needs_input_grad = (recorded,)
+            node.needs_input_grad = _YES if recorded else _NO
             data = cls.forward(node, x, **options) if options else cls.forward(node, x)
         elif count == 2:
             x, y = inputs
@@ -114,7 +116,7 @@ class Function:
                 if y._requires_grad:
                     source_y = y._node or y
                 y = y._data
-            arrays, node.parents = (x, y), (source_x, source_y)
+            node.parents = (source_x, source_y)
             node.needs_input_grad = wants_x, wants_y = source_x is not None, source_y is not None
             recorded = wants_x or wants_y
             data = cls.forward(node, x, y, **options) if options else cls.forward(node, x, y)
@@ -135,11 +137,11 @@ class Function:
                 arrays = _on_one_device(cls, arrays, sources, options)
             data = cls.forward(node, *arrays, **options)
 
-        if type(data) is not np.ndarray:
-            if type(x) is np.ndarray and x.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
-                data = np.asarray(data)
+        if type(data) is not _ndarray:
+            if type(x) is _ndarray and x.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
+                data = _asarray(data)
             else:
-                data = _as_output(cls, data, arrays)
+                data = _as_output(cls, data, arrays or _plain(inputs))
         dtype = data.dtype
         if dtype.kind == "f":
             output = _new(Tensor)  # `wrap`, written out: 0.04 us less
@@ -156,6 +158,13 @@ class Function:
             if modes.tape is not None:
                 modes.tape.append((cls, inputs, options, output))
         return output
+
+
+_YES, _NO = (True,), (False,)
+
+
+def _plain(inputs: tuple[Any, ...]) -> list[Any]:
+    return [x._data if isinstance(x, Tensor) else x for x in inputs]
 
 
 class _Nowhere:
@@ -176,7 +185,8 @@ def outcome(cls: type[Function], arrays: list[Any], options: dict[str, Any]) -> 
 
 def without_gradient(cls: type[Function], *inputs: Any, **options: Any) -> Tensor:
     """``cls.apply`` for what no gradient is taken of; inputs may be plain arrays as well."""
-    output = wrap(outcome(cls, [x._data if isinstance(x, Tensor) else x for x in inputs], options))
+    data = outcome(cls, _plain(inputs), options)
+    output = wrap(data) if data.dtype.kind == "f" else Tensor(data)
     if modes.tape is not None:
         modes.tape.append((cls, inputs, options, output))
     return output

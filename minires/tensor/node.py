@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def _bounds(array: Array) -> tuple[int, int]:
 
 
 class _Clock:
-    """Counts the changes in place that tensors make, and knows which memory changed when.
+    """Counts the changes that are made to tensors, and knows which memory changed when, if they were made in place.
 
     While it stands still, no tensor has changed a saved array.
     """
@@ -49,16 +50,31 @@ class _Clock:
         self.now = 0
         # by the id of a memory: its parts that were changed, each from one address to another, and when that was last
         self._changes: dict[int, dict[tuple[int, int], int]] = {}
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """After a fork: another thread may have held it."""
+        self._lock = threading.RLock()  # what a signal handler changes may interrupt a note
+
+    def tick(self) -> None:
+        """A tensor has another array now; no memory has changed."""
+        with self._lock:
+            self.now += 1
 
     def note(self, array: Array) -> None:
         """The array is changed in place now."""
-        self.now += 1
-        parts = self._changes.setdefault(id(storage(array)), {})
-        parts[_bounds(array)] = self.now
-        if len(parts) > _PARTS:
-            whole = min(low for low, _ in parts), max(high for _, high in parts)
-            parts.clear()
-            parts[whole] = self.now
+        memory, part = storage(array), _bounds(array)
+        with self._lock:  # or else the clock might be set back by another thread
+            self.now += 1
+            parts = self._changes.setdefault(id(memory), {})
+            parts[part] = self.now
+            if len(parts) > _PARTS:
+                known = list(parts)
+                if isinstance(memory, np.ndarray):  # without those of another that had this id before
+                    first, last = _bounds(memory)
+                    known = [(low, high) for low, high in known if first <= low and high <= last] or [part]
+                whole = min(low for low, _ in known), max(high for _, high in known)
+                self._changes[id(memory)] = {whole: self.now}
 
     def changed(self, arrays: Iterable[Array], then: int) -> bool:
         """Whether one of these arrays, there since ``then``, was changed since, through whatever view of its memory.
@@ -75,6 +91,9 @@ class _Clock:
 
 
 clock = _Clock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=clock.renew_lock)
 
 
 class Node:

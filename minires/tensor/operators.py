@@ -91,7 +91,8 @@ class Operators:
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape, one length of which may be -1."""
-        return APPLY["reshape"](self, shape=shape if len(shape) > 1 else _unpack(shape))
+        several = len(shape) != 1 or type(shape[0]) is int
+        return APPLY["reshape"](self, shape if several else _unpack(shape))
 
     def flatten(self: Any, start_axis: int = 0) -> Tensor:
         """All axes from ``start_axis`` on made one: ``flatten(1)`` keeps the batch."""

@@ -32,13 +32,14 @@ class Pending(Tensor):
     option ``relu``.
     """
 
-    __slots__ = ("_like", "absorbed", "arrays", "called", "function", "inputs", "kernels", "options", "recording")
+    __slots__ = ("_like", "absorbed", "called", "function", "inputs", "kernels", "options", "recording", "watched")
 
     def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
         self.function, self.inputs, self.options = function, inputs, options
         self._like = shape, inputs[0].dtype
         self.recording, self.kernels = modes.grad_enabled, kernels.chosen()
-        self.arrays = [x._data for x in inputs if isinstance(x, Tensor)]  # an input that is due is computed now
+        # each with the array that it has now: an input that is due is computed
+        self.watched = [(x, x._data) for x in inputs if isinstance(x, Tensor)]
         self.called = clock.now
         self.absorbed = False
 
@@ -56,32 +57,39 @@ class Pending(Tensor):
     @property
     def open(self) -> bool:
         """Whether it may take in an operation that is called now: due, and both recorded and computed alike."""
-        return self.due and (self.recording, self.kernels) == (modes.grad_enabled, kernels.chosen())
+        alike = self.recording == modes.grad_enabled and self.kernels == kernels.chosen()
+        return alike and self.inputs is not None
 
     def check(self) -> None:
         """Raise GraphError if an input is not what it was when the operation was called."""
-        if clock.changed(self.arrays, self.called):
+        if clock.now == self.called:
+            return
+        another = any(x._data is not array for x, array in self.watched)
+        if another or clock.changed((array for _, array in self.watched), self.called):
             raise GraphError(
-                f"{self.function.__name__}: an input was changed in place before this result of a fused function was "
+                f"{self.function.__name__}: an input was changed before this result of a fused function was "
                 "looked at. Look at it earlier, or turn fusion off with minires.no_fusion()."
             )
 
     def compute(self) -> None:
         """Fill in the value."""
         self.check()
-        before, modes.grad_enabled = modes.grad_enabled, self.recording
-        try:
-            with kernels.use_kernels(*self.kernels):
-                result = apply(self.function, self.inputs, self.options)
-        finally:
-            modes.grad_enabled = before
+        if self.open:
+            result = apply(self.function, self.inputs, self.options)
+        else:  # asked for elsewhere than it was called
+            before, modes.grad_enabled = modes.grad_enabled, self.recording
+            try:
+                with kernels.use_kernels(*self.kernels):
+                    result = apply(self.function, self.inputs, self.options)
+            finally:
+                modes.grad_enabled = before
         self.fill(result)
 
     def fill(self, result: Tensor) -> None:
         """Become what was computed."""
         for slot in _FILLED:
             setattr(self, slot, getattr(result, slot))
-        self.inputs = self.options = self.arrays = None  # type: ignore[assignment]
+        self.inputs = self.options = self.watched = None  # type: ignore[assignment]
 
     # -- what is known without the value ------------------------------------------------------------------------------
 
@@ -137,9 +145,9 @@ class Pending(Tensor):
         """max(x, 0), in the same pass."""
         if not self.open:
             return super().relu()
-        both = self.take_in(self.function, self.inputs, {**self.options, "relu": True})
-        both.compute()
-        return both
+        self.check()
+        self.absorbed = True
+        return apply(self.function, self.inputs, {**self.options, "relu": True})
 
     def take_in(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Pending:
         """What is due and the operation after it, as one."""
@@ -198,13 +206,14 @@ def fused(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def inside(*args: Any, **kwargs: Any) -> Any:
-        before, modes.fusing = modes.fusing, True
+        if modes.fusing:  # in another one
+            return function(*args, **kwargs)
+        modes.fusing = True
         try:
             output = function(*args, **kwargs)
         finally:
-            modes.fusing = before
-        if not before:
-            _settle(output)
+            modes.fusing = False
+        _settle(output)
         return output
 
     return inside

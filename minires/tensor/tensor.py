@@ -80,6 +80,7 @@ class Tensor(Operators):
                 "Make a new tensor instead."
             )
         self._data = value  # other memory: what was saved of the old one is as it was
+        clock.tick()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -290,6 +291,7 @@ class Tensor(Operators):
         """Put a leaf and its gradient on a device, in place; what a graph saved of it is as it was."""
         if device != self.device:
             self._data = to_device(self._data, device)
+            clock.tick()
             self.grad = None if self.grad is None else to_device(self.grad, device)
 
     def detach(self) -> Tensor:

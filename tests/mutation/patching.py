@@ -10,6 +10,8 @@ import importlib
 from pathlib import Path
 from types import CodeType, FunctionType
 
+_ANNOTATIONS = "__annotate__"  # from Python 3.14 on a function beside each that has any, in the same line
+
 
 class UnimportableError(Exception):
     """The edited module cannot be imported."""
@@ -23,8 +25,9 @@ class Sources:
         self.modules = {path: importlib.import_module(_module_name(path)) for path in paths}
         names = {str(self.root / path): path for path in paths}
         self.functions = {}
+        gc.collect()  # without the interpreter's lock the function that was a class's body lives until then
         for function in gc.get_objects():
-            if type(function) is FunctionType:
+            if type(function) is FunctionType and function.__code__.co_name != _ANNOTATIONS:
                 path = names.get(function.__code__.co_filename)
                 if path is not None:
                     self.functions.setdefault((path, function.__code__.co_firstlineno), []).append(function)
@@ -82,7 +85,7 @@ def _module_name(path):
 def _outermost(code):
     """The functions of a module and of its classes: (first line, code)."""
     for constant in code.co_consts:
-        if isinstance(constant, CodeType):
+        if isinstance(constant, CodeType) and constant.co_name != _ANNOTATIONS:
             if constant.co_flags & 2:  # a function: a class's body has no locals of its own
                 yield constant.co_firstlineno, constant
             else:

@@ -13,7 +13,8 @@ from .buffers import scratch, view, zeros
 # OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
 _CALL = 10**6
 _SLIM = 64
-_LEAST_ROWS = 64  # of such a product
+_LEAST_ROWS = 16  # of such a product
+_LEAST_SUMMED = 64  # of one whose result, as large as the filters, is added to the others
 
 
 class Border:
@@ -104,6 +105,12 @@ def _pieces(rows: int, taps: int, columns: int) -> int:
         return 1
     number = -(-rows // most)
     return next((k for k in range(number, 2 * number) if rows % k == 0), 1)
+
+
+def in_fewer_pieces(columns) -> np.ndarray:
+    """The same columns, in one piece if the products of their pieces with dy are not worth being added up."""
+    groups, pieces, rows, taps = columns.shape
+    return columns if pieces == 1 or rows >= _LEAST_SUMMED else columns.reshape(groups, 1, pieces * rows, taps)
 
 
 def by_group(y, groups: int, pieces: int):

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
+from ...backend import times
 from ..reference.norm import update_running
 from ..window import Pair, output_size
 from . import depthwise, im2col, winograd
 from .norm import Sums, merged, moments
 from .norm_gradient import NormGradient, NormReceiver
-from .tiles import Finish, Tile, along_rows
+from .tiles import LONG, Finish, Tile, along_rows, together, zero_row
+
+_SEVERAL = 4  # pictures, from which on to repeat a bias for a longer row is worth it
 
 
 def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
     """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
     columns = output_size(x.shape[2], w.shape[1], stride[1], padding[1], dilation[1])
-    length = columns * w.shape[3]
-    bias = None if b is None else along_rows(b, length)
-    zeros = np.zeros(length, x.dtype)
+    length, limit = columns * w.shape[3], LONG if len(x) >= _SEVERAL else 0
+    known: dict[int, Any] = {}  # bias and zeros for rows of a length
 
     def finish(part, tile: Tile) -> None:
-        rows = part.reshape(-1, length)
+        row = length * together(part.shape[0] * part.shape[1], length, limit)
+        rows = part.reshape(-1, row)
+        if row not in known:
+            known[row] = None if b is None else along_rows(b, row), zero_row(row, x.dtype) if relu else None
+        bias, zeros = known[row]
         if bias is not None:
             rows += bias
         if residual is not None:
             part += residual[tile]
-        if relu:
+        if zeros is not None:
             np.maximum(rows, zeros, out=rows)
 
     plain = b is None and residual is None and not relu
@@ -70,17 +78,19 @@ def conv2d_norm_backward(
     if depthwise.applies(w_shape, window[-1]):
         dx, dw = _gradients(dz.whole(), x, w, x_shape, w_shape, window, onward)
     else:
-        dx, dw = _gradients(dz, x, None if w is None else w * dz.scale, x_shape, w_shape, window, onward)
-        dw = None if dw is None else dw * dz.scale
+        dx, dw = _gradients(dz, x, None if w is None else times(w, dz.scale), x_shape, w_shape, window, onward)
+        if dw is not None:
+            dw *= dz.scale
     return dx, dw, dz.dgamma, dz.dbeta, dz.g if residual else None
 
 
 def _gradients(dy, x, w, x_shape, w_shape, window, onward: NormReceiver | None):
-    stride, padding, dilation, groups = window
+    stride, padding, dilation, _ = window
     x = None if x is None else np.ascontiguousarray(x)
-    if depthwise.applies(w_shape, groups):  # never for Winograd's method
+    _, way = _chosen(x_shape, w_shape, window)
+    if way is depthwise:
         return depthwise.gradients(dy, x, w, x_shape, w_shape, stride, padding, dilation)
-    if winograd.applies(prod(dy.shape[:3]), w_shape, stride, padding, dilation, groups):
+    if way is winograd:
         dx, dw, seen = winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding, onward)
     else:
         dx, dw, seen = im2col.gradients(dy, x, w, x_shape, w_shape, window, onward)
@@ -100,11 +110,17 @@ def channel_sum(x):
 
 
 def _convolve(x, w, finish: Finish | None, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    x = np.ascontiguousarray(x)
-    rows, columns = (output_size(x.shape[1 + a], w.shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
-    y_shape = (x.shape[0], rows, columns, w.shape[3])
-    if winograd.applies(prod(y_shape[:3]), w.shape, stride, padding, dilation, groups):
-        return winograd.convolve(x, w, padding, finish)
-    if depthwise.applies(w.shape, groups):
-        return depthwise.convolve(x, w, y_shape, stride, padding, dilation, finish)
-    return im2col.convolve(x, w, y_shape, (stride, padding, dilation, groups), finish)
+    x, window = np.ascontiguousarray(x), (stride, padding, dilation, groups)
+    y_shape, way = _chosen(x.shape, w.shape, window)
+    return way.convolve(x, w, y_shape, window, finish)
+
+
+@lru_cache(maxsize=256)
+def _chosen(x_shape, w_shape, window) -> tuple[tuple[int, ...], Any]:
+    """The shape of the result, and the module that computes it."""
+    stride, padding, dilation, groups = window
+    rows, columns = (output_size(x_shape[1 + a], w_shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
+    y_shape = x_shape[0], rows, columns, w_shape[3]
+    if winograd.applies(prod(y_shape[:3]), w_shape, *window):
+        return y_shape, winograd
+    return y_shape, depthwise if depthwise.applies(w_shape, groups) else im2col

@@ -22,8 +22,9 @@ def applies(w_shape, groups: int) -> bool:
     return groups > 1 and w_shape[2] == 1 and w_shape[3] == groups
 
 
-def convolve(x, w, y_shape, stride: Pair, padding: Pair, dilation: Pair, finish: Finish | None = None):
+def convolve(x, w, y_shape, window, finish: Finish | None = None):
     """x (N, H, W, C), w (KH, KW, 1, C) -> y, and what ``finish`` returned in each thread, in order."""
+    stride, padding, dilation, _ = window
     y = empty(y_shape, x.dtype)
     filters = _filters(w, y_shape)
 

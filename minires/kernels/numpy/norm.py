@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...backend import empty, in_pieces
 from ..reference.norm import update_running
-from .tiles import Tile, along_rows, as_rows, chunks, least_rows
+from .tiles import LONG, Tile, along_rows, as_rows, chunks, least_rows, together, zero_row
 
 _SMALL = 1 << 14  # numbers up to which everything at once costs less than cutting it up: 5 to 45 microseconds less
-_LONG = 8192  # for three or four operations with the same row, a third faster than 1024
 
 
 def is_small(x) -> bool:
     """Whether cutting it into rows would cost more than it gains."""
     return x.size <= _SMALL
+
+
+class Pairs:
+    """Pairs of rows, one pair for each piece of an array: in one table, so that they are added up in one call."""
+
+    def __init__(self) -> None:
+        self.table, self.count = np.empty((0, 2, 1)), 0
+
+    def next(self, length: int, dtype) -> np.ndarray:
+        """The next pair (2, ``length``), to be written."""
+        if self.count == len(self.table):
+            table = empty((max(16, 2 * self.count), 2, length), dtype)
+            table[: self.count] = self.table
+            self.table = table
+        self.count += 1
+        return self.table[self.count - 1]
+
+    def by_channel(self, channels: int) -> np.ndarray:
+        """The sum of all pairs, (2, k C), as two sums for each channel, in float64."""
+        total = np.add.reduce(self.table[: self.count], 0, np.float64)
+        return np.add.reduce(total.reshape(2, -1, channels), 1)
 
 
 class Sums:
@@ -28,7 +46,7 @@ class Sums:
 
     def __init__(self, channels: int) -> None:
         self.channels, self.count = channels, 0
-        self.pieces: list[np.ndarray] = []
+        self.pairs = Pairs()
         self.both = np.empty((2, 0, 0))
 
     def __call__(self, part, tile: Tile) -> None:
@@ -36,43 +54,38 @@ class Sums:
         self.add(part.reshape(-1, part.shape[2] * part.shape[3]))
 
     def add(self, rows) -> None:
-        """Take a few rows into account, (R, k C) in the layout of `as_rows`."""
+        """Take a few rows into account, (R, k C) in the layout of `as_rows`; k is the same each time."""
         if self.both.shape[1:] != rows.shape:
             self.both = empty((2, *rows.shape), rows.dtype)
             self.ones = np.ones(len(rows), rows.dtype)
             if not self.count:
                 self.origin = (self.ones @ rows).reshape(-1, self.channels).mean(0) / rows.dtype.type(len(rows))
-            self.origins = along_rows(self.origin, rows.shape[1])
+            self.long = -1, rows.shape[1] * together(*rows.shape)
+            self.origins = along_rows(self.origin, self.long[1])
         self.count += rows.size // self.channels
         centred, squared = self.both
-        np.subtract(rows, self.origins, out=centred)
+        np.subtract(rows.reshape(self.long), self.origins, out=centred.reshape(self.long))
         np.square(centred, out=squared)
-        self.pieces.append(self.ones @ self.both)
+        np.matmul(self.ones, self.both, out=self.pairs.next(rows.shape[1], rows.dtype))
 
     def moments(self) -> tuple[int, np.ndarray, np.ndarray]:
         """The number of values in each channel, their mean, and the sum of squared deviations from it."""
-        total, squares = by_channel(self.pieces, self.channels)
+        total, squares = self.pairs.by_channel(self.channels)
         return self.count, self.origin + total / self.count, squares - total * total / self.count
 
 
-def by_channel(pieces, channels: int) -> np.ndarray:
-    """Sums over the columns of rows (R, k C), two of each piece, -> the two sums of each channel, in float64."""
-    by_length: dict[int, list[Any]] = {}
-    for piece in pieces:
-        by_length.setdefault(piece[0].size, []).append(piece)
-    return np.sum([np.array(p).sum(0, np.float64).reshape(2, -1, channels).sum(1) for p in by_length.values()], 0)
+def merged(sums: list[Sums], dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of the whole from those of its parts, one after the other, some of which may be empty.
 
-
-def merged(sums, dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of the whole from those of its parts (Chan, Golub and LeVeque 1983).
-
-    How far the parts' means lie from the mean is what no part could see.
+    How far the parts' means lie apart is what no part could see (Chan, Golub and LeVeque 1983).
     """
-    parts = [s.moments() for s in sums if s.count]
-    counts, means, squares = (np.array([p[i] for p in parts], np.float64) for i in range(3))
-    mean = counts @ means / counts.sum()
-    var = (squares.sum(0) + counts @ (means - mean) ** 2) / counts.sum()
-    return mean.astype(dtype), var.astype(dtype)
+    (count, mean, squares), *others = [s.moments() for s in sums if s.count]
+    for more, its_mean, its_squares in others:
+        apart = its_mean - mean
+        mean = mean + apart * (more / (count + more))
+        squares = squares + its_squares + apart * apart * (count * more / (count + more))
+        count += more
+    return mean.astype(dtype), (squares / count).astype(dtype)
 
 
 def moments(x, running=None):
@@ -110,11 +123,11 @@ def batch_norm(x, gamma, beta, mean, var, eps, residual=None, relu=False):
             y += residual
         return np.maximum(y, 0, out=y) if relu else y
     y = empty(x.shape, x.dtype)
-    source, target = as_rows(x, _LONG), as_rows(y, _LONG)
-    added = None if residual is None else as_rows(residual, _LONG)
+    source, target = as_rows(x, LONG), as_rows(y, LONG)
+    added = None if residual is None else as_rows(residual, LONG)
     length = source.shape[1]
-    mean, scale, beta = (along_rows(v, length) for v in (mean, scale, beta))
-    zeros = np.zeros(length, x.dtype)  # NumPy's maximum with a number is four times slower than with a row
+    mean, scale, beta = along_rows(np.array((mean, scale, beta)), length)
+    zeros = zero_row(length, x.dtype)
 
     def work(part: range) -> None:
         for chunk in chunks(part, length):

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from ...backend import empty, in_pieces
-from .norm import by_channel, is_small
-from .tiles import Tile, along_rows, as_rows, chunks, least_rows
+from .norm import Pairs, is_small
+from .tiles import LONG, ROW, Tile, along_rows, as_rows, chunks, least_rows, together
 
 
 class _Sums:
     """Sums of g and of g (x - mean) over the columns of rows, piece by piece, as one thread is given them."""
 
     def __init__(self, mean, length: int) -> None:
-        self.means = along_rows(mean, length)
-        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []
+        self.mean, self.length, self.pairs = mean, length, Pairs()
         self.centred = np.empty((0, 0))
 
     def add(self, g, x) -> None:
@@ -24,9 +23,13 @@ class _Sums:
         if self.centred.shape != x.shape:
             self.centred = empty(x.shape, x.dtype)
             self.ones = np.ones(len(x), x.dtype)
-        np.subtract(x, self.means, out=self.centred)
+            self.long = -1, self.length * together(*x.shape)
+            self.means = along_rows(self.mean, self.long[1])
+        np.subtract(x.reshape(self.long), self.means, out=self.centred.reshape(self.long))
         np.multiply(self.centred, g, out=self.centred)
-        self.pieces.append((self.ones @ g, self.ones @ self.centred))
+        of_g, of_both = self.pairs.next(self.length, x.dtype)
+        np.matmul(self.ones, g, out=of_g)
+        np.matmul(self.ones, self.centred, out=of_both)
 
 
 class NormGradient:
@@ -49,36 +52,40 @@ class NormGradient:
         self.g = self.dy if y is None else empty(x.shape, x.dtype) if keep_g else None
         std = np.sqrt(var.astype(np.float64) + eps)
         count = x.size // x.shape[-1]
-        sum_g, sum_gx = by_channel(received.sums if received else self._sums(mean), x.shape[-1])
+        sum_g, sum_gx = self._sums(mean) if received is None else received.sums
         self.dbeta, self.dgamma = sum_g.astype(x.dtype), (sum_gx / std).astype(x.dtype)
         self.scale = (gamma / std).astype(x.dtype)
-        # slope (x - origin) = -sum(g) / m - xhat sum(g xhat) / m: a slope of 0 beside a constant is made too small to
-        # matter, so that the constant need not be added apart
-        constant, slope = sum_g / count, -sum_gx / (std * std * count)
-        small = np.where(constant == 0, 0, 1e-20 * np.abs(constant) + 1e-30)
-        slope = np.where(np.abs(slope) < small, small, slope)
-        origin = mean + np.divide(constant, slope, out=np.zeros_like(slope), where=slope != 0)
-        self._row_values = slope.astype(x.dtype), origin.astype(x.dtype)
-        self._known: dict[int, list[np.ndarray]] = {}
+        # slope (x - origin) = -sum(g) / m - xhat sum(g xhat) / m
+        constant, slope = sum_g / count, sum_gx / (std * std * -count)
+        small = 1e-20 * np.abs(constant) + 1e-30
+        if (np.abs(slope) < small).any():
+            # a slope of 0 beside a constant is made too small to matter, so that the constant need not be added apart
+            slope = np.where((np.abs(slope) < small) & (constant != 0), small, slope)
+            origin = mean + np.divide(constant, slope, out=np.zeros_like(slope), where=slope != 0)
+        else:
+            origin = mean + constant / slope
+        self._row_values = np.array((slope, origin), x.dtype)
+        self._known: dict[int, np.ndarray] = {}
 
-    def _sums(self, mean) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _sums(self, mean) -> np.ndarray:
+        """The sums of g and of g (x - mean), (2, C) in float64."""
         if is_small(self.x):
             g = self.dy if self.y is None else np.multiply(self.dy, self.y > 0, out=self.g)
             centred = self.x - mean
             centred *= g
-            return [(g.reshape(-1, len(mean)).sum(0), centred.reshape(-1, len(mean)).sum(0))]
+            return np.array([g.reshape(-1, len(mean)).sum(0), centred.reshape(-1, len(mean)).sum(0)], np.float64)
         dy, y, x, kept = self._rows()
 
-        def work(part: range) -> list[tuple[np.ndarray, np.ndarray]]:
+        def work(part: range) -> np.ndarray:
             sums = _Sums(mean, x.shape[1])
             for chunk in chunks(part, x.shape[1]):
                 g = dy[chunk]
                 if y is not None:
                     g = np.multiply(g, y[chunk] > 0, out=empty(g.shape, g.dtype) if kept is None else kept[chunk])
                 sums.add(g, x[chunk])
-            return sums.pieces
+            return sums.pairs.by_channel(len(mean))
 
-        return [p for pieces in in_pieces(work, len(x), least_rows(x.shape[1])) for p in pieces]
+        return np.add.reduce(in_pieces(work, len(x), least_rows(x.shape[1])))
 
     def whole(self) -> np.ndarray:
         """All of dx."""
@@ -90,7 +97,7 @@ class NormGradient:
             dx *= self.scale
             return dx
         dx = empty(self.shape, self.dtype)
-        target, arrays = as_rows(dx), self._rows()
+        target, arrays = as_rows(dx, LONG), self._rows(LONG)
         scale = along_rows(self.scale, target.shape[1])
 
         def work(part: range) -> None:
@@ -104,21 +111,24 @@ class NormGradient:
 
     def fill(self, out, images: slice, rows: slice) -> None:
         """Write dx / scale of these rows of pictures into ``out``."""
-        shape = (*out.shape[:2], self.shape[2] * self.shape[3])
+        row = self.shape[2] * self.shape[3]
+        shape = len(out), out.shape[1] * row  # there may be other rows between the images in `out`
+        if shape[1] > LONG:
+            shape = *out.shape[:2], row
         arrays = self.dy, self.y, self.x, self.g
         self._write(out.reshape(shape), *(None if a is None else a[images, rows].reshape(shape) for a in arrays))
 
     def _write(self, out, dy, y, x, g) -> None:
         length = out.shape[-1]
         if length not in self._known:
-            self._known[length] = [along_rows(v, length) for v in self._row_values]
+            self._known[length] = along_rows(self._row_values, length)
         slope, origin = self._known[length]
         np.subtract(x, origin, out=out)
         out *= slope
         out += np.multiply(dy, y > 0, out=empty(out.shape, out.dtype)) if g is None else g
 
-    def _rows(self) -> list[Any]:
-        return [None if a is None else as_rows(a) for a in (self.dy, self.y, self.x, self.g)]
+    def _rows(self, length: int = ROW) -> list[Any]:
+        return [None if a is None else as_rows(a, length) for a in (self.dy, self.y, self.x, self.g)]
 
 
 class NormReceiver:
@@ -128,12 +138,12 @@ class NormReceiver:
     not None), both in place: so it is g, and its sums are gathered while it is in the cache.
 
     Attributes:
-        sums: of g and of g (x - mean), piece by piece; None until all of it has been seen.
+        sums: of g and of g (x - mean), (2, C) in float64; None until all of it has been seen.
     """
 
     def __init__(self, so_far, y, x, mean) -> None:
         self._arrays, self._mean = (so_far, y, x), mean
-        self.sums: list[Any] | None = None
+        self.sums: Any = None
 
     @property
     def complete(self) -> bool:
@@ -146,7 +156,8 @@ class NormReceiver:
 
     def finish(self, seen: list[_Received]) -> None:
         """Take the sums of all threads, in order, when all tiles have been seen."""
-        self.sums = [piece for one in seen for piece in one.sums.pieces]
+        pairs = [one.sums.pairs for one in seen]
+        self.sums = np.add.reduce([p.by_channel(len(self._mean)) for p in pairs if p.count])
 
 
 class _Received:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ...backend import empty, in_pieces
+from .tiles import zero_row
 
 _ROW = 1024
 _SMALL = 1 << 13  # elements, below which preparing costs more than the operation
 # rows that are worth a thread; and each thread has them in one call, as calls of a few microseconds hold up each other
 _LEAST_ROWS = 512
+_maximum = np.maximum  # to look it up in its module takes 0.05 us
 # 0 by the type of the elements, as an array: beside a number NumPy's functions take 0.2 us longer
 _ZERO = {np.dtype(code).type: np.zeros((), code) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
 
@@ -17,8 +19,8 @@ _ZERO = {np.dtype(code).type: np.zeros((), code) for code in "?" + np.typecodes[
 def relu(x):
     """max(x, 0); a NaN stays a NaN."""
     if x.size < _SMALL:
-        return np.maximum(x, _ZERO[x.dtype.type], order="C")
-    zeros = np.zeros(_ROW, x.dtype)  # NumPy's maximum with a number is four times slower than with a row
+        return _maximum(x, _ZERO[x.dtype.type], order="C")
+    zeros = zero_row(_ROW, x.dtype)
     return _each(lambda rows, out: np.maximum(rows, zeros[: rows.shape[-1]], out=out), x)
 
 

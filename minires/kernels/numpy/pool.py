@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...backend import empty, in_pieces
+from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair, output_size
 from .tiles import tiles
 
@@ -147,7 +147,9 @@ class _Sizes(NamedTuple):
     def for_each_tile(self, work: Callable[[slice, _Phases], None], dtype: np.dtype) -> None:
         """Call it with all images, some at a time, and with room for their phases."""
         images, height, width, channels = self.x_shape
-        parts = tiles(images if channels else 0, 1, height * width * channels * dtype.itemsize, _TILE_BYTES)
+        parts = tiles(
+            images if channels else 0, 1, height * width * channels * dtype.itemsize, _TILE_BYTES, get_num_threads()
+        )
 
         def some(part: range) -> None:
             for tile in parts[part.start : part.stop]:

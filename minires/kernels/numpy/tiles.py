@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import empty, get_num_threads
+from ...backend import empty
 
-_ROW = 1024  # numbers in a row of `as_rows`: long enough that the loop over it dwarfs what starting it costs
+ROW = 1024  # numbers in a row of `as_rows`: long enough that the loop over it dwarfs what starting it costs
+# where the same row meets all others: NumPy takes up to twice as long if it is shorter than about 5000 numbers
+LONG = 1 << 14
 _STRIP = 16  # numbers in a row of `transposed`: as many as the processor fetches at once
 _CHUNK = 1 << 18  # numbers in a chunk of rows: a few such arrays fit in the second-level cache
 
@@ -31,13 +34,13 @@ class Tile(NamedTuple):
 Finish = Callable[[], Callable[[np.ndarray, Tile], Any]]
 
 
-def tiles(images: int, rows: int, bytes_per_row: int, limit: int) -> list[Tile]:
+def tiles(images: int, rows: int, bytes_per_row: int, limit: int, threads: int) -> list[Tile]:
     """Cut images of so many rows into tiles of at most ``limit`` bytes, one row at least, and a tile for each thread.
 
     If that takes less than twice as many, all tiles are of one size, so that the threads are done at the same time.
     """
     per_image = max(1, rows * bytes_per_row)
-    per_thread = max(1, -(-images // get_num_threads()))
+    per_thread = max(1, -(-images // threads))
     most = max(1, min(limit // per_image, per_thread))
     step = next(s for s in range(most, 0, -1) if per_thread % s == 0)
     step = step if 2 * step > most else most
@@ -57,15 +60,19 @@ def fill(source, out, images: slice, rows: slice) -> None:
         source.fill(out, images, rows)
 
 
-def as_rows(x, length: int = _ROW) -> np.ndarray:
+def as_rows(x, length: int = ROW) -> np.ndarray:
     """x (..., C) as a matrix of long rows, each of several pixels: a view, or a copy of what is not contiguous.
 
     NumPy's inner loop runs along the last axis; along 16 channels it would spend its time on starting.
     """
     channels = x.shape[-1]
-    pixels = x.size // max(1, channels)
-    together = next((k for k in range(max(1, length // max(1, channels)), 0, -1) if pixels % k == 0), 1)
-    return np.ascontiguousarray(x).reshape(-1, together * channels)
+    return np.ascontiguousarray(x).reshape(-1, channels * together(x.size // max(1, channels), channels, length))
+
+
+@lru_cache(maxsize=256)
+def together(rows: int, length: int, limit: int = LONG) -> int:
+    """How many rows of this length make one of at most ``limit`` numbers, so that none is left over."""
+    return next((k for k in range(max(1, limit // max(1, length)), 0, -1) if rows % k == 0), 1)
 
 
 def transposed(w) -> np.ndarray:
@@ -81,8 +88,17 @@ def transposed(w) -> np.ndarray:
 
 
 def along_rows(per_channel, length: int) -> np.ndarray:
-    """A value for each channel, repeated for the pixels of a row of ``length`` numbers."""
-    return per_channel[None].repeat(length // max(1, len(per_channel)), 0).reshape(-1)
+    """Values for each channel (..., C), repeated for the pixels of a row of ``length`` numbers: (..., length)."""
+    *several, channels = per_channel.shape
+    return per_channel[..., None, :].repeat(length // max(1, channels), -2).reshape(*several, length)
+
+
+@lru_cache(maxsize=16)
+def zero_row(length: int, dtype) -> np.ndarray:
+    """A row of zeros to compare with: NumPy's maximum with a number is four times slower than with a row."""
+    zeros = np.zeros(length, dtype)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def chunks(part: range, length: int) -> list[slice]:

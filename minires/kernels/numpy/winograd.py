@@ -39,6 +39,8 @@ _TILE_BYTES = 430_000
 _NARROW = 16  # channels, up to which tiles are twice as large: else the calls on them are too short for two threads
 _LARGE_FILTERS = 1 << 14  # weights in a row of them, from which on a tile has at least so many windows:
 _WINDOWS = 1024
+# pixels times weights of a tap, up to which each of the products is small enough that OpenBLAS repacks nothing
+_UNPACKED = 3_600_000
 _KEPT = 8  # sets of buffers in each thread
 _LEAST_WORK = 1 << 24  # multiply-adds that are worth another thread
 
@@ -72,11 +74,13 @@ def applies(pixels: int, w_shape, stride: Pair, padding: Pair, dilation: Pair, g
     """Whether `convolve` and `gradients` can do it, and are worth it for so many pixels of the result.
 
     They need three rows of stride 1 and no more padding than a window.  Transforming the filters costs as much as about
-    a hundred pixels save with each of them, or 500 at most (measured for 64 to 512 channels).
+    a hundred pixels save with each of them, or 500 if BLAS repacks these for each product (measured for 32 to 512
+    channels).
     """
     fits = all(p < k for p, k in zip(padding, w_shape, strict=False))
     fits = fits and w_shape[0] == 3 and stride == dilation == (1, 1) and groups == 1
-    return fits and pixels >= min(512, w_shape[2] * w_shape[3] // 128)
+    weights = w_shape[2] * w_shape[3]
+    return fits and pixels >= (weights // 128 if pixels * weights <= _UNPACKED else 512)
 
 
 class _Plan(NamedTuple):
@@ -108,7 +112,7 @@ class _Plan(NamedTuple):
         limit = 2 * limit if max(channels, out_channels) <= _NARROW else limit
         limit = max(limit, _WINDOWS // pitch * one) if large else limit
         return cls(x_shape, (n, rows, columns, out_channels), kernel[1], padding, pitch, groups,
-                   tiles(n, groups, one, limit))  # fmt: skip
+                   tiles(n, groups, one, limit, threads))  # fmt: skip
 
     def least(self) -> int:
         """How many tiles are worth a thread."""
@@ -142,9 +146,10 @@ class _Buffers:
         self.transformed = view(
             self.points, before * channels, (n, groups, _POINTS, row), (groups * line, line, one, 1)
         )
-        windows, shifted = (_POINTS, kw, matrix_rows, kw * channels), (_POINTS, kw, channels, count)
+        windows, shifted = (_POINTS, kw, matrix_rows, kw * channels), (_POINTS, kw, count, channels)
         self.windows = view(self.points, 0, windows, (one, channels, kw * channels, 1))
-        self.shifted = view(self.points, 0, shifted, (one, channels, 1, channels))
+        # the last column of a window first: the filters of dx are turned around, and dw is to be turned back
+        self.shifted = view(self.points, (kw - 1) * channels, shifted, (one, -channels, channels, 1))
 
         self.products = np.empty((_POINTS, matrix_rows, kw, out), dtype)
         self.by_phase = self.products.swapaxes(1, 2)
@@ -175,14 +180,14 @@ class _Buffers:
         return part, Tile(tile.images, slice(first, first + part.shape[1]))
 
     def upstream(self, x, tile: Tile, a) -> np.ndarray:
-        """A x of a tile, (6, 1, pixels, C), laid out as the windows are: zeros where a window straddles two rows."""
+        """A x of a tile, (6, 1, C, pixels), laid out as the windows are: zeros where a window straddles two rows."""
         if not hasattr(self, "transposed"):
             _, _, width, channels = x.shape
             transposed = np.empty((_POINTS, 1, self.n * self.groups * self.plan.pitch, channels), x.dtype)
             transposed[...] = 0
             line, shape = self.plan.pitch * channels, (self.n, self.groups, _POINTS, width * channels)
             self.spread = view(transposed, 0, shape, (self.groups * line, line, transposed[0].size, 1))
-            self.transposed = transposed
+            self.transposed = transposed.swapaxes(2, 3)
         rows = x[tile.images, _ROWS * tile.rows.start : _ROWS * tile.rows.stop]
         if rows.shape[1] < _ROWS * self.groups:
             rows = np.concatenate([rows, np.zeros((self.n, -rows.shape[1] % _ROWS, *rows.shape[2:]), rows.dtype)], 1)
@@ -190,10 +195,9 @@ class _Buffers:
         return self.transposed
 
 
-def convolve(x, w, padding: Pair, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
+def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
-    plan = _Plan.make(x.shape, w.shape[:2], padding, w.shape[3])
-    y = empty(plan.y_shape, x.dtype)
+    plan, y = _Plan.make(x.shape, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
     filters, (bt, _, at) = _filters(w), _transforms_in(x.dtype)
 
     def work(part: range) -> Any:
@@ -230,7 +234,7 @@ def gradients(
     bt, g, at = _transforms_in(dy.dtype)
 
     def work(part: range) -> tuple[np.ndarray, Any]:
-        total, product = empty((2, _POINTS, kernel[1], dy.shape[3], x_shape[3]), dy.dtype)
+        total, product = empty((2, _POINTS, kernel[1], x_shape[3], dy.shape[3]), dy.dtype)
         total[...] = 0
         done, buffers = finish and finish(), None
         for i in part:
@@ -244,22 +248,28 @@ def gradients(
                 if done is not None:
                     done(*written)
             if x is not None:
-                np.matmul(buffers.shifted, buffers.upstream(x, tile, at.T), out=product)
+                np.matmul(buffers.upstream(x, tile, at.T), buffers.shifted, out=product)
                 total += product
         return total, done
 
     totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least()), strict=True))
     if x is None:
         return dx, None, seen
-    total = sum(totals[1:], totals[0])
-    turned = (g.T @ total.reshape(_POINTS, -1)).reshape(3, *total.shape[1:])  # (3, KW, O, C)
-    return dx, np.ascontiguousarray(turned[::-1, ::-1].swapaxes(2, 3)), seen
+    total, *others = totals
+    for other in others:
+        total += other
+    dw = empty((3, *total.shape[1:]), dy.dtype)
+    turned = np.ascontiguousarray(g.T[::-1])  # BLAS takes no negative strides
+    np.matmul(turned, total.reshape(_POINTS, -1), out=dw.reshape(3, -1))
+    return dx, dw, seen
 
 
 def _filters(w) -> np.ndarray:
     """G w as matrices (6, 1, KW * C, O)."""
     _, kw, channels, out = w.shape
-    return (_transforms_in(w.dtype)[1] @ w.reshape(3, -1)).reshape(_POINTS, 1, kw * channels, out)
+    filters = empty((_POINTS, 1, kw * channels, out), w.dtype)
+    np.matmul(_transforms_in(w.dtype)[1], w.reshape(3, -1), out=filters.reshape(_POINTS, -1))
+    return filters
 
 
 _kept = Kept(_KEPT)
