@@ -16,7 +16,7 @@ from ..train.config import DECAYED, OPTIMIZERS, SCHEDULES, WARMUP_SHAPES
 from .device import add_device
 
 _DESCRIPTION = """Train a network. Without arguments: a small ResNet on the digits that come with minires, in under a
-minute: 20 epochs, batch 64, cosine, weight decay 5e-4. With CIFAR (--data PATH): the recipe of the paper, every part of
+minute: 20 epochs, batch 32, cosine, weight decay 5e-3. With CIFAR (--data PATH): the recipe of the paper, every part of
 which is an option: ResNet-20, 64000 iterations, batch 128, steps, weight decay 1e-4, crops and flips."""
 
 
