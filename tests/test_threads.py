@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import queue
 import sys
 import threading
 import weakref
@@ -21,6 +22,7 @@ from minires.backend import settings as process
 from minires.backend.settings import settings
 from minires.errors import ArgumentError
 from minires.kernels import numpy as kernel
+from minires.kernels.numpy import im2col
 from minires.models import cifar_resnet
 
 from .pieces import in_threads, split
@@ -394,6 +396,90 @@ def test_blas_has_one_thread_in_a_thread_that_threadpoolctl_does_not_listen_to()
     assert set(blas_threads()) == {3}
 
 
+@pytest.mark.usefixtures("blas")
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_blas_may_use_the_threads_where_nothing_is_split(number):
+    with in_threads(number):
+        nested = lambda _: (blas_threads(), in_pieces(lambda _: blas_threads(), 1), blas_threads())
+        [(before, [inside], after)] = in_pieces(nested, 1, by_blas=True)
+        assert {*before, *inside, *after} == {number}
+        assert set(blas_threads()) == {3}
+        assert set(in_pieces(lambda _: blas_threads(), number, by_blas=True)[0]) == {1}
+        with pytest.raises(ZeroDivisionError):
+            in_pieces(lambda part: 1 // 0, 1, by_blas=True)
+
+
+class Watched:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, lock, tell):
+        self.lock, self.tell = lock, tell
+
+    def acquire(self):
+        if not self.lock.acquire(False):
+            self.tell("waits")
+            self.lock.acquire()
+
+    def release(self):
+        self.lock.release()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *exception):
+        self.release()
+
+
+@pytest.mark.usefixtures("blas")
+@pytest.mark.parametrize("second", ["by itself", "by BLAS"])
+@pytest.mark.parametrize("first", ["by itself", "by BLAS"])
+def test_nobody_else_computes_while_blas_uses_the_threads(monkeypatch, first, second):
+    """What BLAS gives depends on how many threads it has, and so on who came first, if others were let in."""
+    told, seen = queue.Queue(), []
+    for name in ("_door", "_occupied"):
+        monkeypatch.setattr(settings, name, Watched(getattr(settings, name), told.put))
+
+    def visit():
+        in_pieces(lambda part: (seen.append(blas_threads()), told.put("inside")), 1, by_blas=second == "by BLAS")
+
+    other = threading.Thread(target=visit)
+
+    def work(part):
+        other.start()
+        what = told.get(timeout=WAIT)
+        in_pieces(as_it_is, 1)  # whoever is inside does not stand in line again, behind the one that waits for it
+        return what, blas_threads()
+
+    with in_threads(2):
+        [(what, here)] = in_pieces(work, 1, by_blas=first == "by BLAS")
+        other.join()
+    assert what == ("inside" if first == second == "by itself" else "waits")
+    assert set(here) == {2 if first == "by BLAS" else 1}
+    assert set(seen[0]) == {2 if second == "by BLAS" else 1}
+    assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("blas")
+@pytest.mark.parametrize(("pictures", "number"), [(1, 2), (2, 1)])
+def test_one_picture_with_many_channels_is_for_the_threads_of_blas(pictures, number):
+    seen = []
+    x, w, dy = (np.zeros(s, np.float32) for s in ((pictures, 8, 8, 256), (3, 3, 256, 128), (pictures, 8, 8, 128)))
+    window = (1, 1), (1, 1), (1, 1), 1
+
+    def note():
+        return lambda part, tile: seen.append(blas_threads())
+
+    with in_threads(2):
+        im2col.convolve(x, w, dy.shape, window, note)
+        assert {n for numbers in seen for n in numbers} == {number}
+        seen.clear()
+        im2col.gradients(dy, x, w, x.shape, w.shape, window, note)
+        assert {n for numbers in seen for n in numbers} == {number}
+        seen.clear()
+        im2col.convolve(x[..., :128], w[:, :, :128], dy.shape, window, note)  # not worth it
+        assert {n for numbers in seen for n in numbers} == {1}
+
+
 class Library:
     """A BLAS as threadpoolctl describes it."""
 
@@ -679,7 +765,7 @@ def fork():
 print("idle", fork())
 
 def hold(part):  # a thread that holds every lock there is, in the middle of its work
-    with memory._store._lock, threads._lock, settings._lock, clock._lock:
+    with memory._store._lock, threads._lock, settings._door, settings._count, clock._lock:
         inside.set()
         leave.wait()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import threadpoolctl
@@ -19,51 +20,75 @@ _FINE = os.name == "posix"  # elsewhere Python waits for whole milliseconds
 
 
 class _Settings:
-    """One thread for each BLAS library of this process and `_SWITCHING` inside a ``with`` block, whatever thread's."""
+    """One thread for each BLAS library of this process and `_SWITCHING` inside a ``with`` block, whatever thread's.
+
+    Nobody enters twice: a second time could wait for somebody who waits for the first to end.
+    """
 
     def __init__(self) -> None:
         controllers = threadpoolctl.ThreadpoolController().lib_controllers
         self.libraries: list[Any] = [c for c in controllers if c.user_api == "blas"]
         self._blas = [_functions(library) for library in self.libraries]
-        self._threads: list[int] = []  # as they were set before
+        self._before: list[tuple[Callable[[int], Any], int]] = []  # of those that were told another number
         self._switching: float | None = None
         self._users = 0
-        self._lock = threading.Lock()
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        self._door = threading.Lock()  # held by who enters, or is alone
+        self._count = threading.Lock()
+        self._occupied = threading.Lock()  # held by all who are inside together
 
     def after_fork(self) -> None:
         """The threads that had asked are not in the child."""
-        self._lock = threading.Lock()
-        if self._users:
-            self._users = 0
-            self._restore()
+        self._make_locks()
+        self._users = 0
+        self._restore()
 
     def __enter__(self) -> None:
         """Set them, until the last of those who asked has left; then what was set before."""
-        with self._lock:
-            if not self._users:
-                self._threads = [threads() for threads, _ in self._blas]
-                before = sys.getswitchinterval()
-                self._switching = before if _FINE and before > _SWITCHING else None
+        with self._door, self._count:
             self._users += 1
             if self._users == 1:
-                for (_, use), number in zip(self._blas, self._threads, strict=True):
-                    if number != 1:  # to set it takes longer than to ask
-                        use(1)
-                if self._switching is not None:
-                    sys.setswitchinterval(_SWITCHING + _HALF)
+                self._occupied.acquire()
+                self._begin(1)
 
     def __exit__(self, *exception: Any) -> None:
-        with self._lock:
+        with self._count:
             self._users -= 1
             if not self._users:
                 self._restore()
+                self._occupied.release()
+
+    @contextmanager
+    def alone(self, threads: int) -> Iterator[None]:
+        """So many threads for each BLAS library, and nobody else inside.
+
+        The bits that BLAS gives depend on how many threads it has, and must not depend on who else computes.
+        """
+        with self._door, self._occupied:
+            self._begin(threads)
+            try:
+                yield
+            finally:
+                self._restore()
+
+    def _begin(self, threads: int) -> None:
+        # to set a number takes longer than to ask for it
+        self._before = [(use, n) for number, use in self._blas if (n := number()) != threads]
+        before = sys.getswitchinterval()
+        self._switching = before if _FINE and before > _SWITCHING else None
+        for use, _ in self._before:
+            use(threads)
+        if self._switching is not None:
+            sys.setswitchinterval(_SWITCHING + _HALF)
 
     def _restore(self) -> None:
         if self._switching is not None and abs(sys.getswitchinterval() - _SWITCHING) < _HALF:  # nobody else has set it
             sys.setswitchinterval(self._switching + _HALF)
-        for (_, use), number in zip(self._blas, self._threads, strict=True):
-            if number != 1:
-                use(number)
+        for use, number in self._before:
+            use(number)
+        self._switching, self._before = None, []
 
     def hold_in_this_thread(self) -> None:
         """One thread for good in a thread of the pool, where the number belongs to each thread, as with OpenMP."""

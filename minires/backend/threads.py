@@ -75,7 +75,7 @@ def has_gil() -> bool:
     return ask is None or ask()
 
 
-def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> list[Result]:
+def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, by_blas: bool = False) -> list[Result]:
     """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
 
     How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside a part a
@@ -85,26 +85,38 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1) -> li
         work: may be called from several threads at once, each time with another part.
         count: how many items there are; with none, ``work`` is called once with an empty range.
         least: fewer items than this are not worth a thread.
+        by_blas: where it is not split, BLAS may use the threads for its products: they should be large, as it does not
+            listen to other threads of the program meanwhile, and its own stay awake for a tenth of a second.
     """
-    number = min(get_num_threads(), count // max(1, least))
-    with settings:
-        if number <= 1 or _inside.work or sys.is_finalizing():  # then no other thread is woken any more
-            return [work(range(count))]
-        job = _Job(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
-        helpers: list[_Helper] = []
-        begun: dict[int, threading.Lock] = {}
-        try:
-            _inside.work = True
-            helpers += [helper for _ in range(number - 1) if (helper := _helper(number - 1)) is not None]
-            for i, helper in enumerate(helpers, number - len(helpers)):
-                begun[i] = helper.begin(job, i)
-            for i in range(number - len(helpers)):  # this thread works too
-                job.do(i)
-        finally:
-            _inside.work = False
-            _idle.extend(helpers[len(begun) :])
-            job.wait(begun)
-        return job.results()
+    if _inside.work:
+        return [work(range(count))]
+    threads = get_num_threads()
+    number = min(threads, count // max(1, least))
+    _inside.work = True
+    try:
+        if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
+            with settings.alone(threads) if by_blas and threads > 1 else settings:
+                return [work(range(count))]
+        with settings:
+            return _in_threads(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
+    finally:
+        _inside.work = False
+
+
+def _in_threads(work: Callable[[range], Result], parts: list[range]) -> list[Result]:
+    number, job = len(parts), _Job(work, parts)
+    helpers: list[_Helper] = []
+    begun: dict[int, threading.Lock] = {}
+    try:
+        helpers += [helper for _ in range(number - 1) if (helper := _helper(number - 1)) is not None]
+        for i, helper in enumerate(helpers, number - len(helpers)):
+            begun[i] = helper.begin(job, i)
+        for i in range(number - len(helpers)):  # this thread works too
+            job.do(i)
+    finally:
+        _idle.extend(helpers[len(begun) :])
+        job.wait(begun)
+    return job.results()
 
 
 class _Inside(threading.local):

@@ -32,6 +32,7 @@ _LARGE_FILTERS = 1 << 18  # bytes; these meet twice as many windows each time th
 _NARROW = 1 << 9  # weights of a tap, up to which zeros are multiplied to have wider products
 _KEPT = 16  # sets of buffers in each thread
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
+_WORK_FOR_BLAS = 1 << 24  # multiply-adds in a single tile that are worth BLAS' own threads
 
 
 class _Plan(NamedTuple):
@@ -75,16 +76,24 @@ class _Plan(NamedTuple):
 
     def least(self, parts: list[Tile]) -> int:
         """How many tiles are worth a thread."""
-        work = prod(self.y_shape) * prod(self.w_shape[:3])
-        return max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
+        return max(1, int(len(parts) * _LEAST_WORK / max(self.work(), 1)))
+
+    def by_blas(self, parts: list[Tile]) -> bool:
+        """Whether what cannot be cut is worth the threads of BLAS: one picture, many channels."""
+        return len(parts) == 1 and self.work() >= _WORK_FOR_BLAS
+
+    def work(self) -> int:
+        """Multiply-adds of the convolution."""
+        return prod(self.y_shape) * prod(self.w_shape[:3])
 
 
 class _Cut(NamedTuple):
-    """How a pass goes through the batch: its tiles, how many of them are worth a thread, and the way to dx."""
+    """How a pass goes through the batch: its tiles, how many of them are worth a thread or BLAS' own, the way to dx."""
 
     plan: _Plan
     tiles: list[Tile]
     least: int
+    by_blas: bool
     sides: Any = ()  # see `sides_of`; none if dx is scattered or not wanted, or if no window sees a pixel
     scattered: bool = False
 
@@ -93,7 +102,7 @@ class _Cut(NamedTuple):
 def _plan_forward(x_shape, y_shape, w_shape, window, itemsize: int, limit: int, threads: int) -> _Cut:
     plan = _Plan(x_shape, y_shape, w_shape, *window)
     parts = plan.tiles(y_shape[1], plan.row(), itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts))
+    return _Cut(plan, parts, plan.least(parts), plan.by_blas(parts))
 
 
 @lru_cache(maxsize=64)
@@ -103,7 +112,7 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     sides = sides_of(*plan, _NARROW) if wants_x and not scattered else ()
     row = max(plan.row(), plan.block_row(), *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(y_shape[1], plan.blocks[0]), row, itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), sides, scattered)
+    return _Cut(plan, parts, plan.least(parts), plan.by_blas(parts), sides, scattered)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
@@ -124,7 +133,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
                 done(rows, tile)
         return done
 
-    return y, in_pieces(work, len(cut.tiles), cut.least)
+    return y, in_pieces(work, len(cut.tiles), cut.least, cut.by_blas)
 
 
 def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
@@ -166,7 +175,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
                 total = gradient if total is None else np.add(total, gradient, out=total)
         return total, done
 
-    results = in_pieces(work, len(cut.tiles), cut.least)
+    results = in_pieces(work, len(cut.tiles), cut.least, cut.by_blas)
     finished = [done for _, done in results]
     if x is None:
         return dx, None, finished
