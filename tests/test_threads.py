@@ -433,7 +433,8 @@ class Watched:
 @pytest.mark.usefixtures("blas")
 @pytest.mark.parametrize("second", ["by itself", "by BLAS"])
 @pytest.mark.parametrize("first", ["by itself", "by BLAS"])
-def test_nobody_else_computes_while_blas_uses_the_threads(monkeypatch, first, second):
+@pytest.mark.parametrize("number", [1, 2])
+def test_nobody_else_computes_while_blas_uses_the_threads(monkeypatch, number, first, second):
     """What BLAS gives depends on how many threads it has, and so on who came first, if others were let in."""
     told, seen = queue.Queue(), []
     for name in ("_door", "_occupied"):
@@ -450,13 +451,35 @@ def test_nobody_else_computes_while_blas_uses_the_threads(monkeypatch, first, se
         in_pieces(as_it_is, 1)  # whoever is inside does not stand in line again, behind the one that waits for it
         return what, blas_threads()
 
-    with in_threads(2):
+    with in_threads(number):
         [(what, here)] = in_pieces(work, 1, by_blas=first == "by BLAS")
         other.join()
-    assert what == ("inside" if first == second == "by itself" else "waits")
-    assert set(here) == {2 if first == "by BLAS" else 1}
-    assert set(seen[0]) == {2 if second == "by BLAS" else 1}
+    assert what == ("inside" if first == second == "by itself" or number == 1 else "waits")
+    assert set(here) == {number if first == "by BLAS" else 1}
+    assert set(seen[0]) == {number if second == "by BLAS" else 1}
     assert set(blas_threads()) == {3}
+
+
+def test_who_waits_to_be_alone_is_not_overtaken(monkeypatch):
+    told, order = queue.Queue(), []
+    for name in ("_door", "_occupied"):
+        monkeypatch.setattr(settings, name, Watched(getattr(settings, name), told.put))
+
+    def visit(name, by_blas):
+        in_pieces(lambda part: (order.append(name), told.put("inside")), 1, by_blas=by_blas)
+
+    others = [threading.Thread(target=visit, args=those) for those in (("alone", True), ("late", False))]
+
+    def work(part):
+        for other in others:
+            other.start()
+            assert told.get(timeout=WAIT) == "waits"
+
+    with in_threads(2):
+        in_pieces(work, 1)
+        for other in others:
+            other.join()
+    assert order == ["alone", "late"]
 
 
 @pytest.mark.usefixtures("blas")

@@ -32,7 +32,7 @@ _LARGE_FILTERS = 1 << 18  # bytes; these meet twice as many windows each time th
 _NARROW = 1 << 9  # weights of a tap, up to which zeros are multiplied to have wider products
 _KEPT = 16  # sets of buffers in each thread
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
-_WORK_FOR_BLAS = 1 << 24  # multiply-adds in a single tile that are worth BLAS' own threads
+_WORK_FOR_BLAS = 1 << 24  # multiply-adds in a single tile, as of one picture, that are worth BLAS' own threads
 
 
 class _Plan(NamedTuple):
@@ -78,10 +78,6 @@ class _Plan(NamedTuple):
         """How many tiles are worth a thread."""
         return max(1, int(len(parts) * _LEAST_WORK / max(self.work(), 1)))
 
-    def by_blas(self, parts: list[Tile]) -> bool:
-        """Whether what cannot be cut is worth the threads of BLAS: one picture, many channels."""
-        return len(parts) == 1 and self.work() >= _WORK_FOR_BLAS
-
     def work(self) -> int:
         """Multiply-adds of the convolution."""
         return prod(self.y_shape) * prod(self.w_shape[:3])
@@ -102,7 +98,7 @@ class _Cut(NamedTuple):
 def _plan_forward(x_shape, y_shape, w_shape, window, itemsize: int, limit: int, threads: int) -> _Cut:
     plan = _Plan(x_shape, y_shape, w_shape, *window)
     parts = plan.tiles(y_shape[1], plan.row(), itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), plan.by_blas(parts))
+    return _Cut(plan, parts, plan.least(parts), plan.work() >= _WORK_FOR_BLAS)
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +108,7 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     sides = sides_of(*plan, _NARROW) if wants_x and not scattered else ()
     row = max(plan.row(), plan.block_row(), *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(y_shape[1], plan.blocks[0]), row, itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), plan.by_blas(parts), sides, scattered)
+    return _Cut(plan, parts, plan.least(parts), plan.work() >= _WORK_FOR_BLAS, sides, scattered)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
