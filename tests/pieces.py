@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import columns, depthwise, im2col, norm, norm_gradient, tiles, winograd
+from minires.kernels.numpy import columns, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
 from minires.kernels.numpy.buffers import Kept
 
 
@@ -25,7 +25,8 @@ def split(number, tile_bytes=None):
     """Use this many threads for any amount of work, in tiles of at most so many bytes (None: of the usual size)."""
     with in_threads(number), pytest.MonkeyPatch.context() as patch:
         patch.setattr(norm, "_SMALL", -1)
-        for module in (depthwise, im2col, winograd):
+        patch.setattr(product, "SMALL", -1)
+        for module in (depthwise, im2col, product, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
         patch.setattr(im2col, "_kept", Kept(im2col._KEPT))  # what was prepared for other sizes of the pieces
         for planned in ("_plan_forward", "_plan_backward"):  # and what was planned

@@ -12,12 +12,14 @@ from itertools import product
 import hypothesis.extra.numpy as some
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minires
 from minires import asnumpy
 from minires import functional as F
+from minires.backend.settings import settings as process
 from minires.kernels import KERNELS, numpy, reference
 from minires.kernels.numpy import columns, depthwise, descent, im2col, pointwise, pool, tiles, winograd
 from minires.kernels.numpy.norm_gradient import NormGradient
@@ -161,6 +163,66 @@ def conv_arrays(case, dtype="float64"):
 def test_all_sets_of_kernels_have_the_same_functions():
     assert set(KERNELS) >= {"numpy", "reference"}
     assert set(numpy.__all__) == {*reference.__all__, "norm_receiver"}
+
+
+@st.composite
+def products(draw):
+    """Two shapes that a product has, and which of them are given with their last two axes exchanged."""
+    m, k, n = (draw(st.integers(0, 7)) for _ in range(3))
+    leading = draw(st.lists(st.integers(0, 4), max_size=2))
+    a, b = (  # either with all leading axes, with some, or with ones
+        [s if draw(st.booleans()) else 1 for s in leading][draw(st.integers(0, len(leading))) :] for _ in range(2)
+    )
+    a, b = draw(st.sampled_from([(*a, m, k), (k,)])), draw(st.sampled_from([(*b, k, n), (k,)]))
+    return a, b, *(len(s) > 1 and draw(st.booleans()) for s in (a, b))
+
+
+@THOROUGH
+@given(case=products(), dtype=DTYPES, cut=CUTS, layout=st.sampled_from(list(LAYOUTS)))
+def test_matmul_is_that_of_numpy(case, dtype, cut, layout):
+    *shapes, transpose_a, transpose_b = case
+    rng = np.random.default_rng([*shapes[0], 9, *shapes[1]])
+    a, b = (rng.standard_normal(s).astype(dtype) for s in shapes)
+    a, b = a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b
+    slow = reference.matmul(a, b, transpose_a, transpose_b)
+    with split(*cut):
+        fast = numpy.matmul(*laid_out((a, b), layout), transpose_a, transpose_b)
+    sizes = reference.matmul(np.abs(a), np.abs(b), transpose_a, transpose_b)
+    agree(np.asarray(fast), np.asarray(slow), shapes[1][0], sizes)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "parts"),
+    [
+        ((80, 7), (7, 5), [(27, 7), (26, 7), (27, 7)]),  # rows
+        ((5, 7), (7, 80), [(7, 27), (7, 26), (7, 27)]),  # columns
+        ((3, 4, 7), (7, 5), [(4, 7)] * 3),  # rows of all matrices at once
+        ((3, 4, 7), (3, 7, 5), [(1, 4, 7)] * 3),  # matrices
+    ],
+)
+def test_a_large_product_is_divided(a, b, parts, monkeypatch):
+    seen, plain = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+    with split(3):
+        numpy.matmul(np.ones(a), np.ones(b))
+    assert sorted(next(s for s in shapes if s in parts) for shapes in seen) == sorted(parts)
+
+
+@pytest.mark.skipif(not process.libraries, reason="this BLAS has no number of threads")
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("b", [(600, 450), (1, 600, 450), (600,)], ids=["matrix", "stack", "vector"])
+def test_blas_has_one_thread_for_a_large_product(b, number, monkeypatch):
+    seen, plain = [], np.matmul
+
+    def watched(*arrays, out):
+        seen.extend(library.num_threads for library in process.libraries)
+        return plain(*arrays, out=out)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    with in_threads(number), threadpoolctl.threadpool_limits(3, "blas"):
+        numpy.matmul(np.ones((600, 600)), np.ones(b))
+    assert seen
+    assert set(seen) == {1}
 
 
 @THOROUGH

@@ -11,6 +11,7 @@ Every set has the same functions with the same arguments:
     moments(x, running) -> mean, var;  batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
     batch_norm_backward(dy, y, x, gamma, mean, var, eps) -> dx, dgamma, dbeta, dresidual
     conv2d_norm_backward(dy, y, z, gamma, mean, var, eps, x, w, x_shape, w_shape, ..., residual=)
+    matmul(a, b, transpose_a, transpose_b), on a GPU of matrices only
     cross_entropy(logits, labels, label_smoothing) -> losses, probabilities;  cross_entropy_dx(...)
     sgd(value, grad, velocity, lr, momentum, weight_decay, nesterov), in place
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from .. import kernels
 from ..backend import Array, array_module, gpu, on_gpu
+from ..kernels.numpy.product import SMALL
 
 
 def product(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
     """a @ b, the last two axes of a or b exchanged first where asked.
 
-    On a GPU a kernel of ours computes it wherever b is a matrix or a vector, because CuPy's own product (cuBLAS) is
-    refused while a CUDA graph is captured; CuPy has the rest: stacks of matrices on both sides, integers, float16.
+    On the CPU a kernel of ours divides large ones among the threads.  On a GPU one computes it wherever b is a matrix
+    or a vector, because CuPy's own product (cuBLAS) is refused while a CUDA graph is captured; CuPy has the rest:
+    stacks of matrices on both sides, integers, float16.
     """
-    if gpu.used and on_gpu(a) and on_gpu(b) and _ours(a, b, transpose_a):
+    if not gpu.used or not (on_gpu(a) or on_gpu(b)):
+        columns = b.shape[-2 if transpose_b else -1] if b.ndim > 1 else 1
+        if a.size * columns >= SMALL:
+            return kernels.active(a).matmul(a, b, transpose_a, transpose_b)
+    elif on_gpu(a) and on_gpu(b) and _ours(a, b, transpose_a):
         columns = b[:, None] if b.ndim == 1 else b
         rows = a if transpose_a else a.reshape(-1, a.shape[-1])
         y = kernels.active(a).matmul(*_contiguous(rows, columns), transpose_a, transpose_b)

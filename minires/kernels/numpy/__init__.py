@@ -6,6 +6,7 @@ from .norm import batch_norm, moments
 from .norm_gradient import batch_norm_backward, norm_receiver
 from .pointwise import add, cross_entropy, cross_entropy_dx, relu, relu_dx
 from .pool import avg_pool2d, avg_pool2d_dx, max_pool2d, max_pool2d_dx
+from .product import matmul
 
 __all__ = [
     "add",
@@ -20,6 +21,7 @@ __all__ = [
     "conv2d_norm_backward",
     "cross_entropy",
     "cross_entropy_dx",
+    "matmul",
     "max_pool2d",
     "max_pool2d_dx",
     "moments",

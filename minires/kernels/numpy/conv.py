@@ -14,6 +14,7 @@ from ..window import Pair, output_size
 from . import depthwise, im2col, winograd
 from .norm import Sums, merged, moments
 from .norm_gradient import NormGradient, NormReceiver
+from .product import matmul
 from .tiles import LONG, Finish, Tile, along_rows, together, zero_row
 
 _SEVERAL = 4  # pictures, from which on to repeat a bias for a longer row is worth it
@@ -106,7 +107,7 @@ def channel_sum(x):
     """
     shape = (x.shape[0], prod(x.shape[1:-1]), x.shape[-1]) if x.ndim > 1 else (1, 1, x.shape[0])
     images = np.ascontiguousarray(x).reshape(shape)
-    return (np.ones((1, images.shape[1]), x.dtype) @ images).sum((0, 1), dtype=x.dtype)
+    return matmul(np.ones((1, images.shape[1]), x.dtype), images).sum((0, 1), dtype=x.dtype)
 
 
 def _convolve(x, w, finish: Finish | None, stride: Pair, padding: Pair, dilation: Pair, groups: int):

@@ -30,6 +30,7 @@ import numpy as np
 from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
 from .buffers import Kept, view
+from .product import product
 from .tiles import Finish, Tile, fill, tiles
 
 _ROWS = 4  # of the result, from _ROWS + 2 of the picture
@@ -260,7 +261,7 @@ def gradients(
         total += other
     dw = empty((3, *total.shape[1:]), dy.dtype)
     turned = np.ascontiguousarray(g.T[::-1])  # BLAS takes no negative strides
-    np.matmul(turned, total.reshape(_POINTS, -1), out=dw.reshape(3, -1))
+    product(turned, total.reshape(_POINTS, -1), dw.reshape(3, -1))
     return dx, dw, seen
 
 
@@ -268,7 +269,7 @@ def _filters(w) -> np.ndarray:
     """G w as matrices (6, 1, KW * C, O)."""
     _, kw, channels, out = w.shape
     filters = empty((_POINTS, 1, kw * channels, out), w.dtype)
-    np.matmul(_transforms_in(w.dtype)[1], w.reshape(3, -1), out=filters.reshape(_POINTS, -1))
+    product(_transforms_in(w.dtype)[1], w.reshape(3, -1), filters.reshape(_POINTS, -1))
     return filters
 
 

@@ -5,6 +5,7 @@ from .descent import sgd
 from .norm import batch_norm, batch_norm_backward, moments
 from .pointwise import add, cross_entropy, cross_entropy_dx, relu, relu_dx
 from .pool import avg_pool2d, avg_pool2d_dx, max_pool2d, max_pool2d_dx
+from .product import matmul
 
 __all__ = [
     "add",
@@ -19,6 +20,7 @@ __all__ = [
     "conv2d_norm_backward",
     "cross_entropy",
     "cross_entropy_dx",
+    "matmul",
     "max_pool2d",
     "max_pool2d_dx",
     "moments",
