@@ -78,7 +78,22 @@ def test_a_turn_is_as_many_calls_as_fit():
     stage = Stage()
     times = stage.alternate({"quick": stage.actor("q", 0.25), "slow": stage.actor("s", 3.0)}, 2, turn=1.0)
     assert times == {"quick": [0.25, 0.25], "slow": [3.0, 3.0]}
-    assert [who for who in stage.played[4:] if who != 5.0] == (["q"] * 4 + ["s"]) * 2
+    # and before a turn of several another call, which wakes who sleeps
+    assert [who for who in stage.played[4:] if who != 5.0] == (["q"] * 5 + ["s"]) * 2
+
+
+def test_the_call_that_wakes_is_not_counted():
+    stage = Stage()
+    quick = stage.actor("q", 0.25, 0.25, 9.0, 0.25, 0.25, 0.25, 0.25, 8.0, 0.25)
+    times = stage.alternate({"quick": quick, "slow": stage.actor("s", 3.0)}, 2, turn=1.0)
+    assert times["quick"] == [0.25, 0.25]
+
+
+def test_a_rest_lasts_until_the_threads_of_the_one_before_sleep():
+    stage = Stage()
+    late = Contender(stage.actor("late", 1.0), awake=7.0)
+    stage.alternate({"late": late, "b": stage.actor("b", 1.0), "c": stage.actor("c", 1.0)}, rounds=2)
+    assert stage.played[6:] == [5.0, "late", 7.0, "b", 5.0, "c"] * 2
 
 
 def test_preparation_is_not_timed():

@@ -17,7 +17,7 @@ from ..tensor import Tensor, no_grad
 from .machine import BlasPeak
 from .networks import Network
 from .report import Row
-from .timing import alternate
+from .timing import BLAS_AWAKE, Contender, alternate
 
 _EPS = 1e-5
 
@@ -120,11 +120,12 @@ def measure(net: Network, batch: int | None, rounds: int, threads: int, beside: 
         beside: the module `torch_side`, to run PyTorch's convolutions in turn.
     """
     number, peak = batch or net.batch, BlasPeak(threads)
+    product = Contender(peak, awake=BLAS_AWAKE)
     convolutions, norms = layers(net.build(), net.size)
     for layer, count in convolutions.items():
         heading = f"{layer}, {_times(count)} in {net.name}, batch {number}"
         for name, passes, contenders in _convolution(layer, number, beside):
-            times = alternate({**contenders, "peak": peak}, rounds)
+            times = alternate({**contenders, "peak": product}, rounds)
             rates = [peak.flop / s / 1e9 for s in times.pop("peak")]
             flop = 2 * passes * layer.multiply_adds * number
             yield Row("kernels", net.name, heading, name, "ms", _in_ms(times), flop, peak=rates)
