@@ -682,10 +682,9 @@ FOLDED = [(False, what) for what in ("x", "w")] + [
 
 @pytest.mark.parametrize("change", [in_place, replaced])
 @pytest.mark.parametrize(("many", "what"), FOLDED)
-def test_what_an_evaluated_batch_norm_is_folded_from_may_not_change_either(monkeypatch, many, what, change):
+def test_what_an_evaluated_batch_norm_is_folded_from_may_not_change_either(many, what, change):
     t = Things()
-    if many:  # weights, so that the picture is normalised
-        monkeypatch.setattr(minires.ops.norm, "_MANY_WEIGHTS", 0)
+    if many:  # weights, so that the result is scaled
         t.x, t.r = t.x[:, :2, :2].detach(), t.r[:, :2, :2].detach()
 
     @fused
@@ -941,29 +940,11 @@ def test_a_summary_is_the_same(name, rng):
     assert inspect.saved_bytes(model(x), parameters) <= 2 * expected.saved_bytes
 
 
-def test_many_weights_for_a_small_picture_are_not_folded(rng, kernel, monkeypatch):
-    block = BasicBlock(192, 192, shortcut=make_shortcut("A", 192, 192, 1)).astype("float64").eval()
-    for norm in (block.bn1, block.bn2):
-        for values in (norm.gamma, norm.beta, norm.running_mean, norm.running_var):
-            values.data = rng.uniform(0.5, 2, 192)
-    assert block.conv1.weight.size > 1 << 18
-    x = rng.standard_normal((1, 3, 2, 192))
-    with no_grad(), no_fusion():
-        alone = block(tensor(x)).numpy()
-    given = []
-    plain = kernel.conv2d
-    monkeypatch.setattr(kernel, "conv2d", lambda x, w, *more: given.append(w) or plain(x, w, *more))
-    with no_grad():
-        np.testing.assert_allclose(block(tensor(x)).numpy(), alone, rtol=1e-10, atol=1e-10)
-    assert [w is c.weight.data for w, c in zip(given, (block.conv1, block.conv2), strict=True)] == [True, True]
-
-
 @pytest.mark.parametrize("folded", [True, False])
-def test_statistics_may_be_of_a_wider_dtype_than_the_weights(folded, monkeypatch):
+def test_statistics_may_be_of_a_wider_dtype_than_the_weights(folded):
     t, wide = Things("float32"), Things()
     t.mean, t.var = wide.mean, wide.var
     if not folded:
-        monkeypatch.setattr(minires.ops.norm, "_MANY_WEIGHTS", 0)
         t.x, wide.x = t.x[:1, :2, :2], wide.x[:1, :2, :2]  # fewer numbers than the weights have
     with no_grad():
         y, expected = (fused(lambda one: one.evaluated(one.conv()))(one) for one in (t, wide))

@@ -21,7 +21,7 @@ from minires import asnumpy
 from minires import functional as F
 from minires.backend.settings import settings as process
 from minires.kernels import KERNELS, numpy, reference
-from minires.kernels.numpy import columns, depthwise, descent, im2col, pointwise, pool, tiles, winograd
+from minires.kernels.numpy import columns, conv, depthwise, descent, im2col, pointwise, pool, tiles, winograd
 from minires.kernels.numpy.norm_gradient import NormGradient
 from minires.kernels.window import output_size
 
@@ -227,19 +227,30 @@ def test_blas_has_one_thread_for_a_large_product(b, number, monkeypatch):
 
 @THOROUGH
 @given(case=convolutions(), dtype=DTYPES, cut=CUTS, layout=st.sampled_from(list(LAYOUTS)), bias=st.booleans(),
-       added=st.booleans(), relu=st.booleans())  # fmt: skip
-def test_conv2d_is_its_seven_loops(case, dtype, cut, layout, bias, added, relu):
+       added=st.booleans(), relu=st.booleans(), scaled=st.booleans())  # fmt: skip
+def test_conv2d_is_its_seven_loops(case, dtype, cut, layout, bias, added, relu, scaled):
     x, w, b, dy = conv_arrays(case, dtype)
     options = case[2]
+    scale = np.linspace(-1, 3, w.shape[3]).astype(dtype) if scaled else None
     b, residual = b if bias else None, dy if added else None  # any array of that shape
-    slow = reference.conv2d(x, w, b, *options, residual, relu)
+    slow = reference.conv2d(x, w, b, *options, residual, relu, scale)
     with split(*cut):
         fast = numpy.conv2d(*laid_out((x, w), layout), b, *options, *laid_out([a for a in [residual] if added], layout)
-                            or [None], relu)  # fmt: skip
+                            or [None], relu, scale)  # fmt: skip
         with all_signs_positive():
             sizes = numpy.conv2d(np.abs(x), np.abs(w), None, *options)
-    sizes = sizes + (np.abs(b) if bias else 0) + (np.abs(residual) if added else 0)
+    sizes = sizes * (np.abs(scale) if scaled else 1) + (np.abs(b) if bias else 0) + (np.abs(residual) if added else 0)
     agree(fast, slow, int(np.prod(w.shape[:3])) + MORE_TERMS, sizes)
+
+
+@pytest.mark.parametrize(("pictures", "folded"), [(1, False), (3, False), (4, True), (5, True)])
+def test_the_fewer_of_weights_and_results_are_scaled(pictures, folded, monkeypatch, rng):
+    x, w, scale = (rng.standard_normal(s) for s in ((pictures, 3, 3, 4), (3, 3, 4, 5), (5,)))  # 180 weights, 45 results
+    scaled, plain = [], conv.times
+    monkeypatch.setattr(conv, "times", lambda a, b: scaled.append(a) or plain(a, b))
+    given = numpy.conv2d(x, w, None, (1, 1), (1, 1), (1, 1), 1, scale=scale)
+    agree(given, reference.conv2d(x, w, None, (1, 1), (1, 1), (1, 1), 1, scale=scale))
+    assert len(scaled) == folded
 
 
 @THOROUGH

@@ -3,7 +3,7 @@
 Every set has the same functions with the same arguments:
 
     relu(x), relu_dx(dy, y), add(a, b)
-    conv2d(x, w, b, stride, padding, dilation, groups, residual, relu)
+    conv2d(x, w, b, stride, padding, dilation, groups, residual, relu, scale)
     conv2d_moments(x, w, b, stride, padding, dilation, groups, running) -> y, mean, var
     conv2d_backward(dy, x, w, x_shape, w_shape, ...) -> dx, dw;  channel_sum(x)
     max_pool2d(x, kernel, stride, padding) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..backend import Array, array_module, times
-from ..tensor import Function, Node, Pending, Tensor, without_gradient
+from ..backend import Array, array_module
+from ..tensor import Function, Node, Pending, Tensor
 from .broadcast import channel_sum, unbroadcast
 from .conv import Conv2d
-
-_MANY_WEIGHTS = 1 << 18  # folding them took a fifth of the time of one picture through ResNet-18
 
 
 class BatchNorm(Function, operator="batch_norm"):
@@ -102,34 +100,24 @@ def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: An
 
 
 def with_fixed_batch_norm(x: Any, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-    """A convolution that is due with the batch norm after it, in evaluation and without a record, as one.
-
-    Where many weights make a small picture, it costs less to normalise the picture than to fold.
-    """
+    """A convolution that is due with the batch norm after it, in evaluation and without a record, as one."""
     pictures, w, _, _ = x.inputs
-    if w.size > max(_MANY_WEIGHTS, x.size):
-        x.check()
-        z = without_gradient(Conv2d, pictures, w, None, **x.options)
-        fixed = {"mean": mean.data.astype(w.dtype, copy=False), "var": var.data.astype(w.dtype, copy=False), "eps": eps}
-        both = x.take_in(BatchNorm, (z, gamma, beta, None), fixed)
-        both.watched += [(mean, mean.data), (var, var.data)]
-        return both
     options = {"window": tuple(x.options.values()), "eps": eps}
     return x.take_in(FoldedBatchNorm, (pictures, w, gamma, beta, mean, var, None), options)
 
 
 class FoldedBatchNorm(Function):
-    """`Conv2d` and `FixedBatchNorm` in one, with the batch norm folded into the convolution's weights.
+    """`Conv2d` and `FixedBatchNorm` in one.
 
-    gamma (w * x - mean) / std + beta is the convolution with the weights w gamma / std and the bias
-    beta - mean gamma / std.
+    gamma (w * x - mean) / std + beta is the convolution times gamma / std, or with the weights w gamma / std, and the
+    bias beta - mean gamma / std.
     """
 
     @staticmethod
     def forward(ctx, x, w, gamma, beta, mean, var, residual=None, *, window, eps, relu=False):
         scale = (gamma / np.sqrt(var + eps)).astype(w.dtype, copy=False)
         bias = (beta - mean * scale).astype(w.dtype, copy=False)
-        return kernels.active(x).conv2d(x, times(w, scale), bias, *window, residual, relu)
+        return kernels.active(x).conv2d(x, w, bias, *window, residual, relu, scale)
 
 
 class FixedBatchNorm(Function, operator="fixed_batch_norm"):

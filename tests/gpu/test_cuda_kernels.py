@@ -123,6 +123,11 @@ def test_what_a_convolution_does_besides(case, rng):
     y = exact(x, w, residual, case)[0]
     fused = implicit.conv2d(*on_gpu(x, w, b), *window(case), *on_gpu(residual), True)
     assert distance(fused, np.maximum(y + b + residual, 0)) < 1e-6
+    scale = np.linspace(-1, 3, w.shape[3]).astype(np.float32)
+    wide = [a.astype(np.float64) for a in (x, w, b, scale)]  # for which there is only the one that unrolls
+    for kind, given in ((implicit, (x, w, b, scale)), (im2col, (x, w, b, scale)), (implicit, wide)):
+        *three, factors = on_gpu(*given)
+        assert distance(kind.conv2d(*three, *window(case), scale=factors), y * scale + b) < 1e-6
 
     running = np.ones((2, w.shape[3]))
     moments = reference.moments(y, (*running, 0.3))

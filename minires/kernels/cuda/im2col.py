@@ -28,14 +28,21 @@ def matmul(a, b, transpose_a=False, transpose_b=False):
     return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
 
-def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
-    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
+def conv2d(
+    x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False, scale=None
+):
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y (N, OH, OW, O), times ``scale`` plus b, both (O,) or None.
+
+    Then ``residual`` is added, then negative numbers become zeros (``relu``).
+    """
     columns = _unroll(
         x, w.shape[:2], _positions(x.shape, w.shape, stride, padding, dilation), stride, padding, dilation
     )
     parts = [_rows(columns, groups, g) @ _filters(w, groups, g) for g in range(groups)]
     y = parts[0] if groups == 1 else array_module(x).concatenate(parts, 1)
     y = y.reshape(*columns.shape[:3], w.shape[3])
+    if scale is not None:
+        y = y * scale
     if b is not None:
         y = y + b
     if residual is not None:

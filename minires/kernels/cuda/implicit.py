@@ -45,10 +45,16 @@ def matmul(a, b, transpose_a=False, transpose_b=False):
     return _convolve(pictures, filters, *window)[0].reshape(a.shape[0], b.shape[1])
 
 
-def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
-    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
+def conv2d(
+    x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False, scale=None
+):
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y (N, OH, OW, O), times ``scale`` plus b, both (O,) or None.
+
+    Then ``residual`` is added, then negative numbers become zeros (``relu``).
+    """
     if not _suits(x, w):
-        return im2col.conv2d(x, w, b, stride, padding, dilation, groups, residual, relu)
+        return im2col.conv2d(x, w, b, stride, padding, dilation, groups, residual, relu, scale)
+    w = w if scale is None else w * scale
     return _convolve(x, w, stride, padding, dilation, groups, b, residual, relu)[0]
 
 

@@ -20,18 +20,28 @@ from .tiles import LONG, Finish, Tile, along_rows, together, zero_row
 _SEVERAL = 4  # pictures, from which on to repeat a bias for a longer row is worth it
 
 
-def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
-    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
-    columns = output_size(x.shape[2], w.shape[1], stride[1], padding[1], dilation[1])
-    length, limit = columns * w.shape[3], LONG if len(x) >= _SEVERAL else 0
-    known: dict[int, Any] = {}  # bias and zeros for rows of a length
+def conv2d(
+    x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False, scale=None
+):
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y (N, OH, OW, O), times ``scale`` plus b, both (O,) or None.
+
+    Then ``residual`` is added, then negative numbers become zeros (``relu``).
+    """
+    y_shape, _ = _chosen(x.shape, w.shape, (stride, padding, dilation, groups))
+    if scale is not None and w.size <= prod(y_shape):  # fewer numbers to multiply
+        w, scale = times(w, scale), None
+    length, limit = prod(y_shape[2:]), LONG if len(x) >= _SEVERAL else 0
+    known: dict[int, Any] = {}  # factors, bias and zeros for rows of a length
 
     def finish(part, tile: Tile) -> None:
         row = length * together(part.shape[0] * part.shape[1], length, limit)
         rows = part.reshape(-1, row)
         if row not in known:
-            known[row] = None if b is None else along_rows(b, row), zero_row(row, x.dtype) if relu else None
-        bias, zeros = known[row]
+            both = (None if v is None else along_rows(v, row) for v in (scale, b))
+            known[row] = *both, zero_row(row, x.dtype) if relu else None
+        factors, bias, zeros = known[row]
+        if factors is not None:
+            rows *= factors
         if bias is not None:
             rows += bias
         if residual is not None:
@@ -39,7 +49,7 @@ def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, re
         if zeros is not None:
             np.maximum(rows, zeros, out=rows)
 
-    plain = b is None and residual is None and not relu
+    plain = scale is b is residual is None and not relu
     return _convolve(x, w, None if plain else lambda: finish, stride, padding, dilation, groups)[0]
 
 

@@ -17,12 +17,19 @@ from ..window import Pair, output_size, taps
 from . import norm, pointwise
 
 
-def conv2d(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False):
-    """x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None -> y (N, OH, OW, O); plus ``residual``, then ReLU."""
+def conv2d(
+    x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, residual=None, relu: bool = False, scale=None
+):
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y (N, OH, OW, O), times ``scale`` plus b, both (O,) or None.
+
+    Then ``residual`` is added, then negative numbers become zeros (``relu``).
+    """
     height, width = (output_size(x.shape[1 + a], w.shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
     y = np.zeros((x.shape[0], height, width, w.shape[3]), x.dtype)
     for at_y, at_x, at_w in _products(y.shape, x.shape, w.shape, stride, padding, dilation, groups):
         y[at_y] += x[at_x] * w[at_w]
+    if scale is not None:
+        y *= scale
     if b is not None:
         y += b
     if residual is not None:
