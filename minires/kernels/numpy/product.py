@@ -7,7 +7,6 @@ ResNet-18 a fifth longer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -46,6 +45,9 @@ def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):
 def product(a, b, out) -> None:
     """Write a (M, K) @ b (K, N) into ``out`` (M, N): rows or columns divided, whichever are more."""
     m, n = out.shape
+    if m * n * a.shape[1] < SMALL:
+        np.matmul(a, b, out=out)
+        return
 
     def work(part: range) -> None:
         some = slice(part.start, part.stop)
@@ -54,23 +56,24 @@ def product(a, b, out) -> None:
         else:
             np.matmul(a, b[:, some], out=out[:, some])
 
-    _divided(work, max(m, n), a, b, out)
+    count = max(m, n)
+    in_pieces(work, count, _least(count, a, b, out))
 
 
 def _stacks(a, b, out) -> None:
     """Write a (n, ..., M, K) @ b (n, ..., K, N) into ``out`` (n, ..., M, N)."""
+    if out.size * a.shape[-1] < SMALL:
+        np.matmul(a, b, out=out)
+        return
 
     def work(part: range) -> None:
         some = slice(part.start, part.stop)
         np.matmul(a[some], b[some], out=out[some])
 
-    _divided(work, len(out), a, b, out)
+    in_pieces(work, len(out), _least(len(out), a, b, out))
 
 
-def _divided(work: Callable[[range], None], count: int, a, b, out) -> None:
-    multiply_adds = out.size * a.shape[-1]
-    if multiply_adds < SMALL:
-        work(range(count))
-    else:
-        price = max(multiply_adds, _MEMORY * (a.size + b.size + out.size), 1)
-        in_pieces(work, count, max(1, count * _LEAST_WORK // price))
+def _least(count: int, a, b, out) -> int:
+    """How many of ``count`` equal parts of a product are worth a thread."""
+    price = max(out.size * a.shape[-1], _MEMORY * (a.size + b.size + out.size), 1)
+    return max(1, count * _LEAST_WORK // price)
