@@ -104,6 +104,7 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, by_bl
 
 
 def _in_threads(work: Callable[[range], Result], parts: list[range]) -> list[Result]:
+    """What ``work`` makes of each part, in order, each in a thread if there is one for it."""
     number, job = len(parts), _Job(work, parts)
     helpers: list[_Helper] = []
     begun: dict[int, threading.Lock] = {}

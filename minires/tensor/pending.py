@@ -197,8 +197,7 @@ def fused(function: Callable) -> Callable:
     The results are those of the plain operations but for rounding.  While training, the statistics of a batch norm are
     gathered as the convolution before it goes along, and the ReLU's and the addition's passes over memory are saved,
     both ways.  On a GPU a linear layer and the cross-entropy of its result are one launch each way, where such a
-    function calls both.  Without recording (`no_grad`) a batch norm in evaluation is folded into the convolution's
-    weights.
+    function calls both.  Without recording (`no_grad`) a batch norm in evaluation is folded into the convolution.
 
     A gradient of a result in between exists only if it was asked for (``retain_grad``, ``register_hook``) as soon as
     that result was there.  `no_fusion` turns all this off; so does `detect_anomaly`.
