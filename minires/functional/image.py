@@ -40,7 +40,8 @@ def conv2d(
     if not isinstance(groups, int):
         raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")
     y_shape = _conv2d_shape(x.shape, w.shape, None if b is None else b.shape, stride, padding, dilation, groups)
-    same_dtype("conv2d", x=x, w=w, b=b)
+    if b is not None or x.dtype != w.dtype:
+        same_dtype("conv2d", x=x, w=w, b=b)
     same_device("conv2d", x=x, w=w, b=b)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return later(Conv2d, (x, w, b, None), options, y_shape)

@@ -77,8 +77,10 @@ def batch_norm(
         ArgumentError: several dtypes, or running statistics that are not Tensors.
     """
     x, gamma, beta = floating(x, "batch_norm"), as_tensor(gamma), as_tensor(beta)
-    channels_match("batch_norm", x, gamma=gamma, beta=beta)
-    same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
+    # who is asked in vain costs 3 us, a twentieth of a layer of one picture
+    if not (gamma.shape == beta.shape == x.shape[-1:] and gamma.dtype == beta.dtype == x.dtype):
+        channels_match("batch_norm", x, gamma=gamma, beta=beta)
+        same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
     running = running_statistics(x, running_mean, running_var)
     same_device("batch_norm", x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     if not training:
@@ -112,7 +114,8 @@ def running_statistics(x: Tensor, mean: Any, var: Any) -> tuple[Tensor, Tensor] 
         return None
     if not (isinstance(mean, Tensor) and isinstance(var, Tensor)):
         raise ArgumentError("batch_norm: running_mean and running_var must be Tensors; they are updated in place.")
-    channels_match("batch_norm", x, running_mean=mean, running_var=var)
+    if not mean.shape == var.shape == x.shape[-1:]:
+        channels_match("batch_norm", x, running_mean=mean, running_var=var)
     return mean, var
 
 
