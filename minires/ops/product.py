@@ -14,16 +14,16 @@ def product(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = F
     or a vector, because CuPy's own product (cuBLAS) is refused while a CUDA graph is captured; CuPy has the rest:
     stacks of matrices on both sides, integers, float16.
     """
-    if not gpu.used or not (on_gpu(a) or on_gpu(b)):
-        columns = b.shape[-2 if transpose_b else -1] if b.ndim > 1 else 1
-        if a.size * columns >= SMALL:
-            return kernels.active(a).matmul(a, b, transpose_a, transpose_b)
-    elif on_gpu(a) and on_gpu(b) and _ours(a, b, transpose_a):
+    if gpu.used and on_gpu(a) and on_gpu(b) and _ours(a, b, transpose_a):
         columns = b[:, None] if b.ndim == 1 else b
         rows = a if transpose_a else a.reshape(-1, a.shape[-1])
         y = kernels.active(a).matmul(*_contiguous(rows, columns), transpose_a, transpose_b)
         leading = y.shape[:1] if transpose_a else a.shape[:-1]
         return y.reshape(leading if b.ndim == 1 else (*leading, y.shape[1]))
+    if a.size * b.size >= SMALL and not (gpu.used and (on_gpu(a) or on_gpu(b))):
+        columns = b.shape[-2 if transpose_b else -1] if b.ndim > 1 else 1
+        if a.size * columns >= SMALL:
+            return kernels.active(a).matmul(a, b, transpose_a, transpose_b)
     a = a.swapaxes(-1, -2) if transpose_a else a
     b = b.swapaxes(-1, -2) if transpose_b else b
     return a.dot(b) if a.ndim == b.ndim == 2 else a @ b  # the same product; `@` takes 0.5 us longer to begin
