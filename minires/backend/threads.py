@@ -75,7 +75,9 @@ def has_gil() -> bool:
     return ask is None or ask()
 
 
-def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, by_blas: bool = False) -> list[Result]:
+def in_pieces(
+    work: Callable[[range], Result], count: int, least: int = 1, by_blas: bool = False, small: bool = False
+) -> list[Result]:
     """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
 
     How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside a part a
@@ -87,11 +89,15 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, by_bl
         least: fewer items than this are not worth a thread.
         by_blas: where it is not split, BLAS may use the threads for its products: they should be large, as it does not
             listen to other threads of the program meanwhile, and its own stay awake for a tenth of a second.
+        small: BLAS would use one thread for each product of it whatever was set, so that nothing need be set where it
+            is not split: one convolution of a small picture took a twentieth longer.
     """
     if _inside.work:
         return [work(range(count))]
     threads = get_num_threads()
     number = min(threads, count // max(1, least))
+    if number <= 1 and small:
+        return [work(range(count))]
     _inside.work = True
     try:
         if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from ..backend import gpu
 from ..errors import ShapeError
-from ..kernels.window import Pair
+from ..kernels.window import Window
 from ..ops.conv import Conv2d, SubsamplePad
 from ..ops.pool import AvgPool2d, MaxPool2d
 from ..tensor import Tensor, as_tensor, later
@@ -35,21 +36,22 @@ def conv2d(
     """
     x, w = pictures(x, "conv2d"), floating(w, "conv2d")
     b = None if b is None else floating(b, "conv2d")
-    stride, padding = pair(stride, "conv2d: stride", 1), pair(padding, "conv2d: padding", 0)
-    dilation = pair(dilation, "conv2d: dilation", 1)
     if not isinstance(groups, int):
         raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")
-    y_shape = _conv2d_shape(x.shape, w.shape, None if b is None else b.shape, stride, padding, dilation, groups)
+    stride, padding = pair(stride, "conv2d: stride", 1), pair(padding, "conv2d: padding", 0)
+    window = stride, padding, pair(dilation, "conv2d: dilation", 1), groups
+    y_shape = _conv2d_shape(x.shape, w.shape, None if b is None else b.shape, window)
     if b is not None or x.dtype != w.dtype:
         same_dtype("conv2d", x=x, w=w, b=b)
-    same_device("conv2d", x=x, w=w, b=b)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return later(Conv2d, (x, w, b, None), options, y_shape)
+    if gpu.used:
+        same_device("conv2d", x=x, w=w, b=b)
+    return later(Conv2d, (x, w, b, None), {"window": window}, y_shape)
 
 
 @lru_cache(maxsize=256)  # a network asks about the same few shapes again and again
-def _conv2d_shape(x_shape, w_shape, b_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int):
+def _conv2d_shape(x_shape, w_shape, b_shape, window: Window):
     """The shape of the result; ShapeError if the shapes do not fit."""
+    stride, padding, dilation, groups = window
     if len(w_shape) != 4:
         raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w_shape}.")
     channels, out_channels = x_shape[3], w_shape[3]

@@ -55,7 +55,7 @@ _ndarray = np.ndarray  # to look it up in its module takes 0.03 us
 
 
 class _Choice(threading.local):
-    cpu, cuda = "numpy", "cuda-implicit"
+    names = "numpy", "cuda-implicit"  # for the CPU and for a GPU
 
 
 _choice = _Choice()
@@ -64,13 +64,13 @@ _choice = _Choice()
 def active(array: Any = None) -> Any:
     """The set of kernels that this thread uses for an array: of those for the device that it is on."""
     if type(array) is _ndarray or device_of(array) == "cpu":
-        return KERNELS[_choice.cpu]
-    return KERNELS[_choice.cuda]
+        return KERNELS[_choice.names[0]]
+    return KERNELS[_choice.names[1]]
 
 
 def chosen() -> tuple[str, str]:
     """The names of the sets in use: for the CPU and for a GPU."""
-    return _choice.cpu, _choice.cuda
+    return _choice.names
 
 
 class use_kernels:
@@ -92,11 +92,12 @@ class use_kernels:
     def __enter__(self) -> use_kernels:
         self._before.append(chosen())
         for name in self._names:
-            setattr(_choice, "cuda" if name.startswith("cuda") else "cpu", name)
+            cpu, cuda = _choice.names
+            _choice.names = (cpu, name) if name.startswith("cuda") else (name, cuda)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        _choice.cpu, _choice.cuda = self._before.pop()
+        _choice.names = self._before.pop()
 
 
 __all__ = ["KERNELS", "active", "chosen", "use_kernels"]

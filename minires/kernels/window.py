@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 Pair = tuple[int, int]
+Window = tuple[Pair, Pair, Pair, int]  # of a convolution: stride, padding, dilation, groups
 
 
 def extent(kernel: int, dilation: int) -> int:

@@ -10,6 +10,8 @@ from ..tensor import Function
 class Conv2d(Function, operator="conv2d"):
     """y = x * w + b, x (N, H, W, C), w (KH, KW, C/groups, O), b (O,) or None; fused, relu(x * w + b + residual).
 
+    ``window`` is (stride, padding, dilation, groups).
+
     A convolution is linear in x and in w, so each gradient is the adjoint of the same sum: dx scatters dy through the
     weights, dw correlates x with dy, db sums dy over images and pixels.
     """
@@ -18,10 +20,9 @@ class Conv2d(Function, operator="conv2d"):
     streams = True
 
     @staticmethod
-    def forward(ctx, x, w, b, residual=None, *, stride, padding, dilation, groups, relu=False):
-        ctx.window = stride, padding, dilation, groups
-        ctx.shapes = x.shape, w.shape
-        y = kernels.active(x).conv2d(x, w, b, *ctx.window, residual, relu)
+    def forward(ctx, x, w, b, residual=None, *, window, relu=False):
+        ctx.window, ctx.shapes = window, (x.shape, w.shape)
+        y = kernels.active(x).conv2d(x, w, b, *window, residual, relu)
         wants_x, wants_w = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if wants_w else None, w if wants_x else None, y if relu else None)
         return y

@@ -93,7 +93,7 @@ def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: An
     """A convolution that is due and the batch norm after it as one; ``running`` as in the kernels' ``moments``."""
     x.check()
     pictures, w, _, _ = x.inputs
-    window = tuple(x.options.values())
+    window = x.options["window"]
     z, mean, var = kernels.active(pictures.data).conv2d_moments(pictures.data, w.data, None, *window, running)
     options = {"window": window, "z": z, "mean": mean, "var": var, "eps": eps}
     return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options)
@@ -102,7 +102,7 @@ def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: An
 def with_fixed_batch_norm(x: Any, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     """A convolution that is due with the batch norm after it, in evaluation and without a record, as one."""
     pictures, w, _, _ = x.inputs
-    options = {"window": tuple(x.options.values()), "eps": eps}
+    options = {**x.options, "eps": eps}
     return x.take_in(FoldedBatchNorm, (pictures, w, gamma, beta, mean, var, None), options)
 
 

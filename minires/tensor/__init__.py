@@ -1,7 +1,7 @@
 """The engine: Tensor, Function, the backward walk, and the switches of recording."""
 
 from .exchange import asnumpy, from_dlpack
-from .function import Function, without_gradient
+from .function import Function
 from .modes import detect_anomaly, enable_grad, is_anomaly_detected, is_grad_enabled, no_fusion, no_grad
 from .node import Node
 from .pending import Pending, fused, later

@@ -89,7 +89,7 @@ class Function:
         # which almost all operations have, it takes 0.3 us less, a fifth of an operation on a small array.
         as_usual = not unusual and not gpu.used
         if not as_usual and not (gpu.used or modes.grad_enabled or modes.anomaly):
-            return without_gradient(cls, *inputs, **options)
+            return without_gradient(cls, inputs, options)
         count = len(inputs) if as_usual else 0
         node = Node() if as_usual or not modes.anomaly else WatchedNode()
         node.function, node.saved_arrays, node.hooks = cls, (), None
@@ -183,7 +183,7 @@ def outcome(cls: type[Function], arrays: list[Any], options: dict[str, Any]) -> 
     return data if type(data) is np.ndarray else _as_output(cls, data, arrays)
 
 
-def without_gradient(cls: type[Function], *inputs: Any, **options: Any) -> Tensor:
+def without_gradient(cls: type[Function], inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     """``cls.apply`` for what no gradient is taken of; inputs may be plain arrays as well."""
     data = outcome(cls, _plain(inputs), options)
     output = wrap(data) if data.dtype.kind == "f" else Tensor(data)

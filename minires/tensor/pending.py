@@ -32,14 +32,14 @@ class Pending(Tensor):
     option ``relu``.
     """
 
-    __slots__ = ("_like", "absorbed", "called", "function", "inputs", "kernels", "options", "recording", "watched")
+    __slots__ = ("_like", "absorbed", "arrays", "called", "function", "inputs", "kernels", "options", "recording")
 
     def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
         self.function, self.inputs, self.options = function, inputs, options
-        self._like = shape, inputs[0].dtype
+        # what the inputs hold now; one that is due is computed
+        self.arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
+        self._like = shape, self.arrays[0].dtype
         self.recording, self.kernels = modes.grad_enabled, kernels.chosen()
-        # each with the array that it has now: an input that is due is computed
-        self.watched = [(x, x._data) for x in inputs if isinstance(x, Tensor)]
         self.called = clock.now
         self.absorbed = False
 
@@ -57,15 +57,16 @@ class Pending(Tensor):
     @property
     def open(self) -> bool:
         """Whether it may take in an operation that is called now: due, and both recorded and computed alike."""
-        alike = self.recording == modes.grad_enabled and self.kernels == kernels.chosen()
-        return alike and self.inputs is not None
+        due = self.inputs is not None
+        return due and self.recording == modes.grad_enabled and self.kernels == kernels.chosen()
 
     def check(self) -> None:
         """Raise GraphError if an input is not what it was when the operation was called."""
         if clock.now == self.called:
             return
-        another = any(x._data is not array for x, array in self.watched)
-        if another or clock.changed((array for _, array in self.watched), self.called):
+        watched = [(x, a) for x, a in zip(self.inputs, self.arrays, strict=True) if isinstance(x, Tensor)]
+        another = any(x._data is not array for x, array in watched)
+        if another or clock.changed((array for _, array in watched), self.called):
             raise GraphError(
                 f"{self.function.__name__}: an input was changed before this result of a fused function was "
                 "looked at. Look at it earlier, or turn fusion off with minires.no_fusion()."
@@ -89,7 +90,7 @@ class Pending(Tensor):
         """Become what was computed."""
         for slot in _FILLED:
             setattr(self, slot, getattr(result, slot))
-        self.inputs = self.options = self.watched = None  # type: ignore[assignment]
+        self.inputs = self.options = self.arrays = None  # type: ignore[assignment]
 
     # -- what is known without the value ------------------------------------------------------------------------------
 

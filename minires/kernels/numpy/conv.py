@@ -15,9 +15,7 @@ from . import depthwise, im2col, winograd
 from .norm import Sums, merged, moments
 from .norm_gradient import NormGradient, NormReceiver
 from .product import matmul
-from .tiles import LONG, Finish, Tile, along_rows, together, zero_row
-
-_SEVERAL = 4  # pictures, from which on to repeat a bias for a longer row is worth it
+from .tiles import Tile, along_rows, together, zero_row
 
 
 def conv2d(
@@ -27,18 +25,22 @@ def conv2d(
 
     Then ``residual`` is added, then negative numbers become zeros (``relu``).
     """
-    y_shape, _ = _chosen(x.shape, w.shape, (stride, padding, dilation, groups))
+    window = stride, padding, dilation, groups
+    y_shape, way = _chosen(x.shape, w.shape, window)
     if scale is not None and w.size <= prod(y_shape):  # fewer numbers to multiply
         w, scale = times(w, scale), None
-    length, limit = prod(y_shape[2:]), LONG if len(x) >= _SEVERAL else 0
+    length = prod(y_shape[2:])
     known: dict[int, Any] = {}  # factors, bias and zeros for rows of a length
 
     def finish(part, tile: Tile) -> None:
-        row = length * together(part.shape[0] * part.shape[1], length, limit)
+        row = length * together(part.shape[0] * part.shape[1], length)
         rows = part.reshape(-1, row)
         if row not in known:
-            both = (None if v is None else along_rows(v, row) for v in (scale, b))
-            known[row] = *both, zero_row(row, x.dtype) if relu else None
+            known[row] = (
+                None if scale is None else along_rows(scale, row),
+                None if b is None else along_rows(b, row),
+                zero_row(row, x.dtype) if relu else None,
+            )
         factors, bias, zeros = known[row]
         if factors is not None:
             rows *= factors
@@ -50,7 +52,7 @@ def conv2d(
             np.maximum(rows, zeros, out=rows)
 
     plain = scale is b is residual is None and not relu
-    return _convolve(x, w, None if plain else lambda: finish, stride, padding, dilation, groups)[0]
+    return way.convolve(np.ascontiguousarray(x), w, y_shape, window, None if plain else lambda: finish)[0]
 
 
 def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups: int, running=None):
@@ -58,7 +60,9 @@ def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups:
     if b is not None:  # before a batch norm a bias is pointless, and not worth a fast way
         y = conv2d(x, w, b, stride, padding, dilation, groups)
         return y, *moments(y, running)
-    y, sums = _convolve(x, w, lambda: Sums(w.shape[3]), stride, padding, dilation, groups)
+    window = stride, padding, dilation, groups
+    y_shape, way = _chosen(x.shape, w.shape, window)
+    y, sums = way.convolve(np.ascontiguousarray(x), w, y_shape, window, lambda: Sums(w.shape[3]))
     mean, var = merged(sums, x.dtype)
     update_running(running, mean, var, y.size // y.shape[3])
     return y, mean, var
@@ -118,12 +122,6 @@ def channel_sum(x):
     shape = (x.shape[0], prod(x.shape[1:-1]), x.shape[-1]) if x.ndim > 1 else (1, 1, x.shape[0])
     images = np.ascontiguousarray(x).reshape(shape)
     return matmul(np.ones((1, images.shape[1]), x.dtype), images).sum((0, 1), dtype=x.dtype)
-
-
-def _convolve(x, w, finish: Finish | None, stride: Pair, padding: Pair, dilation: Pair, groups: int):
-    x, window = np.ascontiguousarray(x), (stride, padding, dilation, groups)
-    y_shape, way = _chosen(x.shape, w.shape, window)
-    return way.convolve(x, w, y_shape, window, finish)
 
 
 @lru_cache(maxsize=256)

@@ -24,6 +24,7 @@ from ..window import Pair, extent, reach
 from .blocks import sides_of, taps_of, turned
 from .buffers import Kept, scratch, view, zeros
 from .columns import Border, Columns, by_group, in_fewer_pieces
+from .product import SMALL
 from .tiles import Finish, Tile, fill, tiles
 
 # columns of one tile: they stay near the processor between being written and being multiplied, and there are few tiles
@@ -129,7 +130,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
                 done(rows, tile)
         return done
 
-    return y, in_pieces(work, len(cut.tiles), cut.least, cut.by_blas)
+    return y, in_pieces(work, len(cut.tiles), cut.least, cut.by_blas, plan.work() < SMALL)
 
 
 def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):

@@ -30,7 +30,7 @@ import numpy as np
 from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
 from .buffers import Kept, view
-from .product import product
+from .product import SMALL, product
 from .tiles import Finish, Tile, fill, tiles
 
 _ROWS = 4  # of the result, from _ROWS + 2 of the picture
@@ -94,6 +94,8 @@ class _Plan(NamedTuple):
     pitch: int  # from one row of a picture to the next, in pixels
     groups: int  # of four rows of y
     tiles: list[Tile]  # images and such groups
+    least: int  # tiles that are worth a thread
+    small: bool  # whether BLAS makes nothing for several threads of the products of a tile
 
     @classmethod
     def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
@@ -112,13 +114,11 @@ class _Plan(NamedTuple):
         large = kernel[1] * channels * out_channels > _LARGE_FILTERS
         limit = 2 * limit if max(channels, out_channels) <= _NARROW else limit
         limit = max(limit, _WINDOWS // pitch * one) if large else limit
-        return cls(x_shape, (n, rows, columns, out_channels), kernel[1], padding, pitch, groups,
-                   tiles(n, groups, one, limit, threads))  # fmt: skip
-
-    def least(self) -> int:
-        """How many tiles are worth a thread."""
-        work = prod(self.y_shape) * self.x_shape[3] * 3 * self.kw
-        return max(1, int(len(self.tiles) * _LEAST_WORK / max(work, 1)))
+        parts, y_shape = tiles(n, groups, one, limit, threads), (n, rows, columns, out_channels)
+        work = prod(y_shape) * channels * 3 * kernel[1]
+        least = max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
+        largest = max((prod(tile.shape) for tile in parts), default=0) * pitch * channels * out_channels
+        return cls(x_shape, y_shape, kernel[1], padding, pitch, groups, parts, least, largest < SMALL)
 
 
 class _Buffers:
@@ -214,7 +214,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
                 done(*written)
         return done
 
-    return y, in_pieces(work, len(plan.tiles), plan.least())
+    return y, in_pieces(work, len(plan.tiles), plan.least, small=plan.small)
 
 
 def gradients(
@@ -253,7 +253,7 @@ def gradients(
                 total += product
         return total, done
 
-    totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least()), strict=True))
+    totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least), strict=True))
     if x is None:
         return dx, None, seen
     total, *others = totals
