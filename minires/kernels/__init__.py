@@ -6,7 +6,7 @@ Every set has the same functions with the same arguments:
     conv2d(x, w, b, stride, padding, dilation, groups, residual, relu, scale)
     conv2d_moments(x, w, b, stride, padding, dilation, groups, running) -> y, mean, var
     conv2d_backward(dy, x, w, x_shape, w_shape, ...) -> dx, dw;  channel_sum(x)
-    max_pool2d(x, kernel, stride, padding) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)
+    max_pool2d(x, kernel, stride, padding, choose) -> y, chosen;  max_pool2d_dx(dy, chosen, x_shape, ...)
     avg_pool2d(x, kernel, stride, padding);  avg_pool2d_dx(dy, x_shape, ...)
     moments(x, running) -> mean, var;  batch_norm(x, gamma, beta, mean, var, eps, residual, relu)
     batch_norm_backward(dy, y, x, gamma, mean, var, eps) -> dx, dgamma, dbeta, dresidual

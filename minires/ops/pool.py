@@ -12,7 +12,7 @@ class MaxPool2d(Function, operator="max_pool2d"):
     @staticmethod
     def forward(ctx, x, *, kernel, stride, padding):
         ctx.shape, ctx.window = x.shape, (kernel, stride, padding)
-        y, chosen = kernels.active(x).max_pool2d(x, *ctx.window)
+        y, chosen = kernels.active(x).max_pool2d(x, *ctx.window, ctx.needs_input_grad[0])
         ctx.save_for_backward(chosen)
         return y
 

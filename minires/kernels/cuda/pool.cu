@@ -1,6 +1,7 @@
 // Pooling: one thread a number of the result, forward a window and backward a pixel that gathers from its windows.
 
-// The cell of the maximum is kept as its number within the window.  A NaN is the largest, and of equals the first.
+// The cell of the maximum is its number within the window, kept if asked for.  A NaN is the largest, and of equals the
+// first.
 template <class T>
 __device__ void max_pool(const T* x, T* y, int* chosen, long long count, int height, int width, int channels,
                          int out_height, int out_width, int kernel_height, int kernel_width, int stride_rows,
@@ -18,7 +19,7 @@ __device__ void max_pool(const T* x, T* y, int* chosen, long long count, int hei
                 if (cell < 0 || value > best || (value != value && best == best)) best = value, cell = u * kernel_width + v;
             }
         y[i] = best;
-        chosen[i] = cell;
+        if (chosen) chosen[i] = cell;
     }
 }
 

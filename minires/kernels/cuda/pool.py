@@ -10,16 +10,19 @@ from .module import NULL, each, ints, typed
 from .plain import contiguous
 
 
-def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
-    """x (N, H, W, C) -> the maxima (N, OH, OW, C) and which cell of its window each is: the first, or the first NaN."""
+def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair, choose: bool = True):
+    """x (N, H, W, C) -> the maxima (N, OH, OW, C) and which cell of its window each is: the first, or the first NaN.
+
+    If not told to ``choose``, as without a gradient, the second result is None.
+    """
     y = _output(x, kernel, stride, padding)
-    chosen = cupy().empty(y.shape, np.int32)
+    chosen = cupy().empty(y.shape, np.int32) if choose else None
     each(
         typed("max_pool", x),
         y.size,
         contiguous(x),
         y,
-        chosen,
+        NULL if chosen is None else chosen,
         *_sizes(y.size, x.shape, y.shape, kernel, stride, padding),
     )
     return y, chosen

@@ -7,10 +7,11 @@ import numpy as np
 from ..window import Pair, output_size, taps
 
 
-def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
+def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair, choose: bool = True):
     """x (N, H, W, C) -> the maxima (N, OH, OW, C), and for each the number of its cell in the window, row by row.
 
     Of equal elements the first is chosen.  A NaN anywhere in the window is its maximum, so that it is not hidden.
+    If not told to ``choose``, as without a gradient, the second result is None.
     """
     y = np.empty(_output_shape(x.shape, kernel, stride, padding), x.dtype)
     chosen = np.zeros(y.shape, np.min_scalar_type(kernel[0] * kernel[1]))
@@ -22,7 +23,7 @@ def max_pool2d(x, kernel: Pair, stride: Pair, padding: Pair):
                 if cell < 0 or value > best or (np.isnan(value) and not np.isnan(best)):
                     best, cell = value, u * kernel[1] + v
         y[n, i, j, c], chosen[n, i, j, c] = best, cell
-    return y, chosen
+    return y, chosen if choose else None
 
 
 def max_pool2d_dx(dy, chosen, x_shape, kernel: Pair, stride: Pair, padding: Pair):
