@@ -29,8 +29,8 @@ def split(number, tile_bytes=None):
         for module in (depthwise, im2col, product, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
         patch.setattr(im2col, "_kept", Kept(im2col._KEPT))  # what was prepared for other sizes of the pieces
-        for planned in ("_plan_forward", "_plan_backward"):  # and what was planned
-            patch.setattr(im2col, planned, getattr(im2col, planned).__wrapped__)
+        for module, planned in ((im2col, "_plan_forward"), (im2col, "_plan_backward"), (winograd, "_planned")):  # and
+            patch.setattr(module, planned, getattr(module, planned).__wrapped__)  # what was planned
         patch.setattr(im2col, "_NARROW", 4)
         patch.setattr(columns, "_CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)

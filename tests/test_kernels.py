@@ -197,7 +197,11 @@ def test_matmul_is_that_of_numpy(case, dtype, cut, layout):
         ((80, 7), (7, 5), [(27, 7), (26, 7), (27, 7)]),  # rows
         ((5, 7), (7, 80), [(7, 27), (7, 26), (7, 27)]),  # columns
         ((3, 4, 7), (7, 5), [(4, 7)] * 3),  # rows of all matrices at once
-        ((3, 4, 7), (3, 7, 5), [(1, 4, 7)] * 3),  # matrices
+        ((9, 4, 7), (9, 7, 5), [(3, 4, 7)] * 3),  # matrices
+        ((9, 4, 7), (1, 7, 5), [(3, 4, 7)] * 3),
+        ((2, 7), (9, 7, 5), [(3, 7, 5)] * 3),
+        ((2, 12, 7), (2, 7, 5), [(2, 4, 7)] * 3),  # rows of each
+        ((2, 4, 7), (2, 7, 12), [(2, 7, 4)] * 3),  # columns of each
     ],
 )
 def test_a_large_product_is_divided(a, b, parts, monkeypatch):
@@ -460,7 +464,7 @@ def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
 def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
     made, cut = [], module.tiles
     monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
-    winograd._Plan._made.cache_clear()  # else nobody may ask
+    winograd._planned.cache_clear()  # else nobody may ask
     kernel, per_group, filters, options = WAYS[way]
     x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
     with split(1, tile):
@@ -686,10 +690,13 @@ def test_pooling_is_its_loops(case, dtype, special, threads, layout):
     changed, upstream, cells = laid_out((x, dy, expected), layout) if special is None else (x, dy, expected)
     with small_pieces(threads):
         fast, chosen = numpy.max_pool2d(changed, *options)
+        maxima, not_wanted = numpy.max_pool2d(changed, *options, choose=False)
         dx = numpy.max_pool2d_dx(upstream, cells, shape, *options)
         average = numpy.avg_pool2d(changed, *options)
         average_dx = numpy.avg_pool2d_dx(upstream, shape, *options)
-    for a, b in ((fast, slow), (chosen, expected), (dx, reference.max_pool2d_dx(dy, expected, shape, *options))):
+    assert not_wanted is None
+    dx_expected = reference.max_pool2d_dx(dy, expected, shape, *options)
+    for a, b in ((fast, slow), (maxima, slow), (chosen, expected), (dx, dx_expected)):
         np.testing.assert_array_equal(a, b, strict=True)  # a pixel of several windows adds in the same order
     # all of it arrives, even where a window holds only -inf
     sizes = reference.max_pool2d_dx(np.abs(dy), expected, shape, *options)
@@ -716,6 +723,7 @@ def test_pooling_of_nothing(kernels, shape):
     kernel, x, options = KERNELS[kernels], here(np.ones(shape)), ((3, 3), (2, 2), (1, 1))
     y, chosen = kernel.max_pool2d(x, *options)
     assert y.shape == chosen.shape == kernel.avg_pool2d(x, *options).shape == (shape[0], 2, 2, shape[3])
+    assert kernel.max_pool2d(x, *options, choose=False)[0].shape == y.shape
     assert kernel.max_pool2d_dx(y, chosen, shape, *options).shape == shape
     assert kernel.avg_pool2d_dx(y, shape, *options).shape == shape
 
@@ -747,6 +755,24 @@ def test_a_nan_is_the_maximum_of_its_window(kernels):
     assert np.isnan(y[0, 0, 0, 0])
     assert y[0, 0, 1, 0] == 3
     assert chosen.ravel().tolist() == [1, 0]  # the first NaN
+
+
+def test_maxima_without_their_cells(kernels, rng):
+    x, window = here(rng.standard_normal((2, 7, 6, 3))), ((3, 2), (2, 1), (1, 1))
+    y, _ = KERNELS[kernels].max_pool2d(x, *window)
+    maxima, chosen = KERNELS[kernels].max_pool2d(x, *window, choose=False)
+    assert chosen is None
+    np.testing.assert_array_equal(asnumpy(maxima), asnumpy(y), strict=True)
+
+
+@pytest.mark.host_only("the operation asks every set of kernels alike")
+@pytest.mark.parametrize("recorded", [True, False])
+def test_only_a_gradient_needs_to_know_which_cell_was_chosen(recorded, monkeypatch):
+    asked, plain = [], numpy.max_pool2d
+    monkeypatch.setattr(numpy, "max_pool2d", lambda *a: asked.append(a[-1]) or plain(*a))
+    x = minires.Tensor(np.ones((1, 2, 2, 1)), requires_grad=recorded)
+    F.max_pool2d(x, 2)
+    assert asked == [recorded]
 
 
 @pytest.mark.parametrize("kernel", [(1, 33_000), (33_000, 1)])

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-import queue
 import sys
 import threading
 import weakref
@@ -22,7 +21,7 @@ from minires.backend import settings as process
 from minires.backend.settings import settings
 from minires.errors import ArgumentError
 from minires.kernels import numpy as kernel
-from minires.kernels.numpy import im2col
+from minires.kernels.numpy import im2col, winograd
 from minires.models import cifar_resnet
 
 from .pieces import in_threads, split
@@ -397,110 +396,39 @@ def test_blas_has_one_thread_in_a_thread_that_threadpoolctl_does_not_listen_to()
 
 
 @pytest.mark.usefixtures("blas")
-@pytest.mark.parametrize("number", [1, 2, 4])
-def test_blas_may_use_the_threads_where_nothing_is_split(number):
-    with in_threads(number):
-        nested = lambda _: (blas_threads(), in_pieces(lambda _: blas_threads(), 1), blas_threads())
-        [(before, [inside], after)] = in_pieces(nested, 1, by_blas=True)
-        assert {*before, *inside, *after} == {number}
-        assert set(blas_threads()) == {3}
-        assert set(in_pieces(lambda _: blas_threads(), number, by_blas=True)[0]) == {1}
-        with pytest.raises(ZeroDivisionError):
-            in_pieces(lambda part: 1 // 0, 1, by_blas=True)
-
-
-class Watched:
-    """A lock that tells when somebody has to wait for it."""
-
-    def __init__(self, lock, tell):
-        self.lock, self.tell = lock, tell
-
-    def acquire(self):
-        if not self.lock.acquire(False):
-            self.tell("waits")
-            self.lock.acquire()
-
-    def release(self):
-        self.lock.release()
-
-    def __enter__(self):
-        self.acquire()
-
-    def __exit__(self, *exception):
-        self.release()
+def test_nothing_is_set_for_small_products():
+    with in_threads(2):
+        assert set(in_pieces(lambda part: blas_threads(), 1, small=True)[0]) == {3}
+        inside = in_pieces(lambda part: in_pieces(lambda _: blas_threads(), 1, small=True)[0], 2, small=True)
+        assert {n for numbers in inside for n in numbers} == {1}  # of a work that is split they are small no more
 
 
 @pytest.mark.usefixtures("blas")
-@pytest.mark.parametrize("second", ["by itself", "by BLAS"])
-@pytest.mark.parametrize("first", ["by itself", "by BLAS"])
-@pytest.mark.parametrize("number", [1, 2])
-def test_nobody_else_computes_while_blas_uses_the_threads(monkeypatch, number, first, second):
-    """What BLAS gives depends on how many threads it has, and so on who came first, if others were let in."""
-    told, seen = queue.Queue(), []
-    for name in ("_door", "_occupied"):
-        monkeypatch.setattr(settings, name, Watched(getattr(settings, name), told.put))
-
-    def visit():
-        in_pieces(lambda part: (seen.append(blas_threads()), told.put("inside")), 1, by_blas=second == "by BLAS")
-
-    other = threading.Thread(target=visit)
-
-    def work(part):
-        other.start()
-        what = told.get(timeout=WAIT)
-        in_pieces(as_it_is, 1)  # whoever is inside does not stand in line again, behind the one that waits for it
-        return what, blas_threads()
-
-    with in_threads(number):
-        [(what, here)] = in_pieces(work, 1, by_blas=first == "by BLAS")
-        other.join()
-    assert what == ("inside" if first == second == "by itself" or number == 1 else "waits")
-    assert set(here) == {number if first == "by BLAS" else 1}
-    assert set(seen[0]) == {number if second == "by BLAS" else 1}
-    assert set(blas_threads()) == {3}
-
-
-def test_who_waits_to_be_alone_is_not_overtaken(monkeypatch):
-    told, order = queue.Queue(), []
-    for name in ("_door", "_occupied"):
-        monkeypatch.setattr(settings, name, Watched(getattr(settings, name), told.put))
-
-    def visit(name, by_blas):
-        in_pieces(lambda part: (order.append(name), told.put("inside")), 1, by_blas=by_blas)
-
-    others = [threading.Thread(target=visit, args=those) for those in (("alone", True), ("late", False))]
-
-    def work(part):
-        for other in others:
-            other.start()
-            assert told.get(timeout=WAIT) == "waits"
-
+def test_what_is_not_split_may_be_split_inside():
     with in_threads(2):
-        in_pieces(work, 1)
-        for other in others:
-            other.join()
-    assert order == ["alone", "late"]
+        [(parts, seen)] = in_pieces(lambda part: (in_pieces(as_it_is, 4), blas_threads()), 1)
+    assert parts == [range(2), range(2, 4)]
+    assert set(seen) == {1}  # also after the others have left
 
 
-@pytest.mark.usefixtures("blas")
-@pytest.mark.parametrize(("pictures", "number"), [(1, 2), (2, 1)])
-def test_one_picture_with_many_channels_is_for_the_threads_of_blas(pictures, number):
-    seen = []
-    x, w, dy = (np.zeros(s, np.float32) for s in ((pictures, 8, 8, 256), (3, 3, 256, 128), (pictures, 8, 8, 128)))
-    window = (1, 1), (1, 1), (1, 1), 1
-
-    def note():
-        return lambda part, tile: seen.append(blas_threads())
-
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
+@pytest.mark.parametrize("way", [im2col, winograd])
+@pytest.mark.parametrize(("pictures", "calls"), [(1, "shared"), (2, "split")])
+def test_the_threads_share_the_products_of_a_single_picture(pictures, calls, way, pass_, monkeypatch):
+    size, channels, filters = (8, 256, 128) if way is im2col else (24, 64, 96)
+    x, dy = (np.zeros((pictures, size, size, c), np.float32) for c in (channels, filters))
+    w, window, seen = np.zeros((3, 3, channels, filters), np.float32), ((1, 1), (1, 1), (1, 1), 1), []
+    monkeypatch.setattr(threads, "_in_threads", lambda work, parts: seen.append(parts) or [work(p) for p in parts])
     with in_threads(2):
-        im2col.convolve(x, w, dy.shape, window, note)
-        assert {n for numbers in seen for n in numbers} == {number}
-        seen.clear()
-        im2col.gradients(dy, x, w, x.shape, w.shape, window, note)
-        assert {n for numbers in seen for n in numbers} == {number}
-        seen.clear()
-        im2col.convolve(x[..., :128], w[:, :, :128], dy.shape, window, note)  # not worth it
-        assert {n for numbers in seen for n in numbers} == {1}
+        if pass_ == "forward":
+            way.convolve(x, w, dy.shape, window)
+        elif way is im2col:
+            way.gradients(dy, x, w, x.shape, w.shape, window)
+        else:
+            way.gradients(dy, x, w, x.shape, w.shape[:2], window[1])
+    several = [parts for parts in seen if parts[-1].stop > pictures]  # of a product rather than of the tiles
+    assert len(seen) - len(several) == (calls == "split")
+    assert len(several) == {"split": 0, "shared": {"forward": 1, "backward": 2}[pass_]}[calls]
 
 
 class Library:
@@ -788,7 +716,7 @@ def fork():
 print("idle", fork())
 
 def hold(part):  # a thread that holds every lock there is, in the middle of its work
-    with memory._store._lock, threads._lock, settings._door, settings._count, clock._lock:
+    with memory._store._lock, threads._lock, settings._lock, clock._lock:
         inside.set()
         leave.wait()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import threadpoolctl
@@ -20,10 +19,7 @@ _FINE = os.name == "posix"  # elsewhere Python waits for whole milliseconds
 
 
 class _Settings:
-    """One thread for each BLAS library of this process and `_SWITCHING` inside a ``with`` block, whatever thread's.
-
-    Nobody enters twice: a second time could wait for somebody who waits for the first to end.
-    """
+    """One thread for each BLAS library of this process and `_SWITCHING` inside a ``with`` block, whatever thread's."""
 
     def __init__(self) -> None:
         controllers = threadpoolctl.ThreadpoolController().lib_controllers
@@ -32,54 +28,34 @@ class _Settings:
         self._before: list[tuple[Callable[[int], Any], int]] = []  # of those that were told another number
         self._switching: float | None = None
         self._users = 0
-        self._make_locks()
-
-    def _make_locks(self) -> None:
-        self._door = threading.Lock()  # held by who enters, or is alone
-        self._count = threading.Lock()
-        self._occupied = threading.Lock()  # held by all who are inside together
+        self._lock = threading.Lock()
 
     def after_fork(self) -> None:
         """The threads that had asked are not in the child."""
-        self._make_locks()
+        self._lock = threading.Lock()
         self._users = 0
         self._restore()
 
     def __enter__(self) -> None:
         """Set them, until the last of those who asked has left; then what was set before."""
-        with self._door, self._count:
+        with self._lock:
             self._users += 1
             if self._users == 1:
-                self._occupied.acquire()
-                self._begin(1)
+                self._begin()
 
     def __exit__(self, *exception: Any) -> None:
-        with self._count:
+        with self._lock:
             self._users -= 1
             if not self._users:
                 self._restore()
-                self._occupied.release()
 
-    @contextmanager
-    def alone(self, threads: int) -> Iterator[None]:
-        """So many threads for each BLAS library, and nobody else inside.
-
-        The bits that BLAS gives depend on how many threads it has, and must not depend on who else computes.
-        """
-        with self._door, self._occupied:
-            self._begin(threads)
-            try:
-                yield
-            finally:
-                self._restore()
-
-    def _begin(self, threads: int) -> None:
+    def _begin(self) -> None:
         # to set a number takes longer than to ask for it
-        self._before = [(use, n) for number, use in self._blas if (n := number()) != threads]
+        self._before = [(use, n) for number, use in self._blas if (n := number()) != 1]
         before = sys.getswitchinterval()
         self._switching = before if _FINE and before > _SWITCHING else None
         for use, _ in self._before:
-            use(threads)
+            use(1)
         if self._switching is not None:
             sys.setswitchinterval(_SWITCHING + _HALF)
 

@@ -75,34 +75,27 @@ def has_gil() -> bool:
     return ask is None or ask()
 
 
-def in_pieces(
-    work: Callable[[range], Result], count: int, least: int = 1, by_blas: bool = False, small: bool = False
-) -> list[Result]:
+def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small: bool = False) -> list[Result]:
     """Split ``range(count)`` among the threads and call ``work`` once with each part; its results, in order.
 
-    How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside a part a
-    call of this function does not split again.
+    How it is split depends on ``count``, ``least`` and the number of threads only, never on timing.  Inside one of
+    several parts a call of this function does not split again.
 
     Args:
         work: may be called from several threads at once, each time with another part.
         count: how many items there are; with none, ``work`` is called once with an empty range.
         least: fewer items than this are not worth a thread.
-        by_blas: where it is not split, BLAS may use the threads for its products: they should be large, as it does not
-            listen to other threads of the program meanwhile, and its own stay awake for a tenth of a second.
-        small: BLAS would use one thread for each product of it whatever was set, so that nothing need be set where it
-            is not split: one convolution of a small picture took a twentieth longer.
+        small: whether BLAS takes one thread for each product of ``work`` whatever is set.  Then nothing is set where it
+            is not split: to do so took a twentieth of the convolution of a small picture.
     """
-    if _inside.work:
-        return [work(range(count))]
-    threads = get_num_threads()
-    number = min(threads, count // max(1, least))
-    if number <= 1 and small:
-        return [work(range(count))]
+    number = 1 if _inside.work else min(get_num_threads(), count // max(1, least))
+    if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
+        if small or _inside.work:  # whoever has split it has set it
+            return [work(range(count))]
+        with settings:
+            return [work(range(count))]
     _inside.work = True
     try:
-        if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
-            with settings.alone(threads) if by_blas and threads > 1 else settings:
-                return [work(range(count))]
         with settings:
             return _in_threads(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
     finally:

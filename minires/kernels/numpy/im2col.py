@@ -12,8 +12,9 @@ where a few windows meet many filters that takes longer than the convolution; th
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..window import Pair, extent, reach
 from .blocks import sides_of, taps_of, turned
 from .buffers import Kept, scratch, view, zeros
 from .columns import Border, Columns, by_group, in_fewer_pieces
-from .product import SMALL
+from .product import SMALL, product
 from .tiles import Finish, Tile, fill, tiles
 
 # columns of one tile: they stay near the processor between being written and being multiplied, and there are few tiles
@@ -33,7 +34,6 @@ _LARGE_FILTERS = 1 << 18  # bytes; these meet twice as many windows each time th
 _NARROW = 1 << 9  # weights of a tap, up to which zeros are multiplied to have wider products
 _KEPT = 16  # sets of buffers in each thread
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
-_WORK_FOR_BLAS = 1 << 24  # multiply-adds in a single tile, as of one picture, that are worth BLAS' own threads
 
 
 class _Plan(NamedTuple):
@@ -85,21 +85,26 @@ class _Plan(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """How a pass goes through the batch: its tiles, how many of them are worth a thread or BLAS' own, the way to dx."""
+    """How a pass goes through the batch: its tiles, how many of them are worth a thread, the way to dx."""
 
     plan: _Plan
     tiles: list[Tile]
     least: int
-    by_blas: bool
+    small: bool  # whether BLAS takes one thread for all of it whatever is set
     sides: Any = ()  # see `sides_of`; none if dx is scattered or not wanted, or if no window sees a pixel
     scattered: bool = False
+
+    @property
+    def multiply(self) -> Callable[..., Any]:
+        """What computes a product: the threads together, if there is but one tile for all of them."""
+        return product if len(self.tiles) == 1 else np.matmul
 
 
 @lru_cache(maxsize=64)
 def _plan_forward(x_shape, y_shape, w_shape, window, itemsize: int, limit: int, threads: int) -> _Cut:
     plan = _Plan(x_shape, y_shape, w_shape, *window)
     parts = plan.tiles(y_shape[1], plan.row(), itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), plan.work() >= _WORK_FOR_BLAS)
+    return _Cut(plan, parts, plan.least(parts), plan.work() < SMALL)
 
 
 @lru_cache(maxsize=64)
@@ -109,14 +114,14 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     sides = sides_of(*plan, _NARROW) if wants_x and not scattered else ()
     row = max(plan.row(), plan.block_row(), *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(y_shape[1], plan.blocks[0]), row, itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), plan.work() >= _WORK_FOR_BLAS, sides, scattered)
+    return _Cut(plan, parts, plan.least(parts), plan.work() < SMALL, sides, scattered)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread, in order."""
     cut = _plan_forward(x.shape, y_shape, w.shape, window, x.itemsize, _TILE_BYTES, get_num_threads())
     plan, y = cut.plan, empty(y_shape, x.dtype)
-    weights = _weights_by_group(w, plan.groups)
+    weights, multiply = _weights_by_group(w, plan.groups), cut.multiply
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
@@ -125,12 +130,12 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
                 buffers = _buffers(plan, tile, x.dtype)
             rows = y[tile]
             columns = buffers.columns(x[tile.images], tile.rows)
-            np.matmul(columns, weights, out=by_group(rows, plan.groups, columns.shape[1]))
+            multiply(columns, weights, out=by_group(rows, plan.groups, columns.shape[1]))
             if done is not None:
                 done(rows, tile)
         return done
 
-    return y, in_pieces(work, len(cut.tiles), cut.least, cut.by_blas, plan.work() < SMALL)
+    return y, in_pieces(work, len(cut.tiles), cut.least, cut.small)
 
 
 def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
@@ -140,7 +145,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
     """
     itemsize = dy.dtype.itemsize
     cut = _plan_backward(x_shape, dy.shape, w_shape, window, w is not None, itemsize, _TILE_BYTES, get_num_threads())
-    plan, sides = cut.plan, cut.sides
+    plan, sides, multiply = cut.plan, cut.sides, cut.multiply
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
     filters: list[list[np.ndarray]] = [] if w is None or cut.scattered else turned(w, sides, plan.groups)
 
@@ -157,9 +162,9 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
                 rows_of_dx = slice(first, min(blocks.stop * plan.stride[0], x_shape[1]))
                 part_of_dx = dx[tile.images, rows_of_dx]
                 if cut.scattered:
-                    buffers.scatter(part_of_dx, upstream, w)
+                    buffers.scatter(part_of_dx, upstream, w, multiply)
                 else:
-                    buffers.write(part_of_dx, blocks, upstream, above, sides, filters)
+                    buffers.write(part_of_dx, blocks, upstream, above, sides, filters, multiply)
                 if done is not None:
                     done(part_of_dx, Tile(tile.images, rows_of_dx))
             if x is not None and rows.start < rows.stop:
@@ -167,12 +172,12 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
                 pixels = upstream[:, rows.start - above : rows.stop - above]
                 pixels = by_group(pixels, plan.groups, columns.shape[1])
                 products = empty((*columns.shape[:2], columns.shape[3], pixels.shape[3]), dy.dtype)
-                np.matmul(columns.swapaxes(2, 3), pixels, out=products)
+                multiply(columns.swapaxes(2, 3), pixels, out=products)
                 gradient = products.sum(1) if columns.shape[1] > 1 else products[:, 0]
                 total = gradient if total is None else np.add(total, gradient, out=total)
         return total, done
 
-    results = in_pieces(work, len(cut.tiles), cut.least, cut.by_blas)
+    results = in_pieces(work, len(cut.tiles), cut.least, cut.small)
     finished = [done for _, done in results]
     if x is None:
         return dx, None, finished
@@ -217,7 +222,7 @@ class _Buffers:
         fill(dy, upstream, images, slice(above, max(above, below)))
         return upstream, above
 
-    def write(self, dx, blocks: slice, dy, above: int, sides, filters) -> None:
+    def write(self, dx, blocks: slice, dy, above: int, sides, filters, multiply) -> None:
         """Write these blocks of rows of dx for a few images; dy begins with row ``above``."""
         count, s = blocks.stop - blocks.start, self.plan.stride[0]
         if not sides:  # no window sees any pixel
@@ -230,7 +235,7 @@ class _Buffers:
             for (taps, out), matrix in zip(products, matrices, strict=True):
                 if out is None:
                     out = by_group(dx, self.plan.groups, columns.pieces)
-                np.matmul(unrolled[..., taps], matrix, out=out)
+                multiply(unrolled[..., taps], matrix, out=out)
         if target is not None:
             pixels = dx.reshape(*dx.shape[:2], -1)
             if dx.shape[1] == s * count:
@@ -240,12 +245,12 @@ class _Buffers:
                     rows = pixels[:, a::s]
                     rows[...] = target[:, : rows.shape[1], a]
 
-    def scatter(self, dx, dy, w) -> None:
+    def scatter(self, dx, dy, w, multiply) -> None:
         """dx of whole images as the sum over the taps of what each gives to the pixels that it sees."""
         padded, inside, targets = self.get(_of_taps)
         kh, kw, channels, out = w.shape
         products = scratch.array((*dy.shape[:3], kh, kw, channels), dx.dtype)
-        np.matmul(dy.reshape(-1, out), w.reshape(-1, out).T, out=products.reshape(-1, kh * kw * channels))
+        multiply(dy.reshape(-1, out), w.reshape(-1, out).T, out=products.reshape(-1, kh * kw * channels))
         padded[...] = 0
         for (u, v), target in targets:
             target += products[:, :, :, u, v]
@@ -260,7 +265,7 @@ def _of_taps(buffers: _Buffers):
     padded = empty((buffers.n, height + 2 * top, width + 2 * left, channels), buffers.dtype)
     steps = list(zip(counts, plan.stride, plan.dilation, strict=True))
     targets = []
-    for tap in product(range(kh), range(kw)):
+    for tap in itertools.product(range(kh), range(kw)):
         rows, columns = (reach(k, *step) for k, step in zip(tap, steps, strict=True))
         targets.append((tap, padded[:, rows, columns]))
     return padded, padded[:, top : top + height, left : left + width], targets

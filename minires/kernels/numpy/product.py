@@ -31,49 +31,37 @@ def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):
     rows = a[None, :] if a.ndim == 1 else a
     leading = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
     y = empty((*leading, rows.shape[-2], columns.shape[-1]), np.result_type(a, b))
-    if columns.ndim == 2:
+    if columns.ndim == 2:  # one matrix for all rows
         count = prod(y.shape[:-1])
         product(rows.reshape(count, rows.shape[-1]), columns, y.reshape(count, y.shape[-1]))
     else:
-        rows, columns = (np.broadcast_to(m, (*leading, *m.shape[-2:])) for m in (rows, columns))
-        _stacks(rows, columns, y)
+        product(rows, columns, y)
     if a.ndim == 1:
         y = y[..., 0, :]
     return y[..., 0] if b.ndim == 1 else y
 
 
 def product(a, b, out) -> None:
-    """Write a (M, K) @ b (K, N) into ``out`` (M, N): rows or columns divided, whichever are more."""
-    m, n = out.shape
-    if m * n * a.shape[1] < SMALL:
+    """Write a (..., M, K) @ b (..., K, N) into ``out`` (..., M, N), divided along the longest axis of that.
+
+    Leading axes of a and b may be missing or 1.
+    """
+    *_, m, n = out.shape
+    one, all_of_them = m * n * a.shape[-1], out.size * a.shape[-1]
+    if one < SMALL and all_of_them < _LEAST_WORK:
         np.matmul(a, b, out=out)
         return
+    lengths = out.shape[::-1]
+    axis = lengths.index(max(lengths)) + 1  # counted from the end: 1 are the columns, 2 the rows
+    others = (slice(None),) * (axis - 1)
 
     def work(part: range) -> None:
-        some = slice(part.start, part.stop)
-        if m >= n:
-            np.matmul(a[some], b, out=out[some])
-        else:
-            np.matmul(a, b[:, some], out=out[:, some])
+        some = (..., slice(part.start, part.stop), *others)
+        left, right = (
+            m[some] if axis != whole and m.ndim >= axis and m.shape[-axis] > 1 else m for m, whole in ((a, 1), (b, 2))
+        )
+        np.matmul(left, right, out=out[some])
 
-    count = max(m, n)
-    in_pieces(work, count, _least(count, a, b, out))
-
-
-def _stacks(a, b, out) -> None:
-    """Write a (n, ..., M, K) @ b (n, ..., K, N) into ``out`` (n, ..., M, N)."""
-    if out.size * a.shape[-1] < SMALL:
-        np.matmul(a, b, out=out)
-        return
-
-    def work(part: range) -> None:
-        some = slice(part.start, part.stop)
-        np.matmul(a[some], b[some], out=out[some])
-
-    in_pieces(work, len(out), _least(len(out), a, b, out))
-
-
-def _least(count: int, a, b, out) -> int:
-    """How many of ``count`` equal parts of a product are worth a thread."""
-    price = max(out.size * a.shape[-1], _MEMORY * (a.size + b.size + out.size), 1)
-    return max(1, count * _LEAST_WORK // price)
+    price = max(all_of_them, _MEMORY * (a.size + b.size + out.size), 1)
+    count = max(lengths)
+    in_pieces(work, count, max(1, count * _LEAST_WORK // price), small=one < SMALL)

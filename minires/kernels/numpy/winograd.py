@@ -21,6 +21,7 @@ NaN of all rows that are computed with it, up to three more than in the direct s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -95,30 +96,37 @@ class _Plan(NamedTuple):
     groups: int  # of four rows of y
     tiles: list[Tile]  # images and such groups
     least: int  # tiles that are worth a thread
-    small: bool  # whether BLAS makes nothing for several threads of the products of a tile
+    small: bool  # whether BLAS takes one thread for all of it whatever is set
 
-    @classmethod
-    def make(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
-        """What was planned for the same sizes before, or a new plan."""
-        return cls._made(x_shape, kernel, padding, out_channels, get_num_threads(), _TILE_BYTES)
+    @property
+    def multiply(self) -> Callable[..., Any]:
+        """What computes the products: the threads together, if there is but one tile for all of them."""
+        return product if len(self.tiles) == 1 else np.matmul
 
-    @classmethod
-    @lru_cache(maxsize=64)
-    def _made(cls, x_shape, kernel: Pair, padding: Pair, out_channels: int, threads: int, limit: int) -> _Plan:
-        n, height, width, channels = x_shape
-        rows, columns = (s + 2 * p - k + 1 for s, p, k in zip((height, width), padding, kernel, strict=True))
-        pitch = width + padding[1]
-        groups = -(-rows // _ROWS)
-        one = _POINTS * pitch * max(channels, out_channels) * 4
-        # filters that are larger than the cache should meet many windows each time they pass through it
-        large = kernel[1] * channels * out_channels > _LARGE_FILTERS
-        limit = 2 * limit if max(channels, out_channels) <= _NARROW else limit
-        limit = max(limit, _WINDOWS // pitch * one) if large else limit
-        parts, y_shape = tiles(n, groups, one, limit, threads), (n, rows, columns, out_channels)
-        work = prod(y_shape) * channels * 3 * kernel[1]
-        least = max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
-        largest = max((prod(tile.shape) for tile in parts), default=0) * pitch * channels * out_channels
-        return cls(x_shape, y_shape, kernel[1], padding, pitch, groups, parts, least, largest < SMALL)
+
+@lru_cache(maxsize=64)
+def _planned(x_shape, kernel: Pair, padding: Pair, out_channels: int, threads: int, limit: int) -> _Plan:
+    n, height, width, channels = x_shape
+    rows, columns = (s + 2 * p - k + 1 for s, p, k in zip((height, width), padding, kernel, strict=True))
+    pitch = width + padding[1]
+    groups = -(-rows // _ROWS)
+    one = _POINTS * pitch * max(channels, out_channels) * 4
+    # filters that are larger than the cache should meet many windows each time they pass through it
+    large = kernel[1] * channels * out_channels > _LARGE_FILTERS
+    limit = 2 * limit if max(channels, out_channels) <= _NARROW else limit
+    limit = max(limit, _WINDOWS // pitch * one) if large else limit
+    parts, y_shape = tiles(n, groups, one, limit, threads), (n, rows, columns, out_channels)
+    work = prod(y_shape) * channels * 3 * kernel[1]
+    least = max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
+    windows = max((prod(tile.shape) for tile in parts), default=0) * pitch
+    # the product with the filters of a point, or the transforms
+    largest = windows * max(channels * out_channels, _POINTS**2 * max(channels, out_channels))
+    return _Plan(x_shape, y_shape, kernel[1], padding, pitch, groups, parts, least, largest < SMALL)
+
+
+def _plan(x_shape, kernel: Pair, padding: Pair, out_channels: int) -> _Plan:
+    """What was planned for the same sizes before, or a new plan."""
+    return _planned(x_shape, kernel, padding, out_channels, get_num_threads(), _TILE_BYTES)
 
 
 class _Buffers:
@@ -198,8 +206,8 @@ class _Buffers:
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
-    plan, y = _Plan.make(x.shape, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
-    filters, (bt, _, at) = _filters(w), _transforms_in(x.dtype)
+    plan, y = _plan(x.shape, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
+    filters, (bt, _, at), multiply = _filters(w), _transforms_in(x.dtype), plan.multiply
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
@@ -208,13 +216,13 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
             if buffers is None or buffers.shape != tile.shape:
                 buffers = _buffers(plan, tile, x.dtype)
             buffers.load(x, tile, bt)
-            np.matmul(buffers.windows, filters, out=buffers.by_phase)
+            multiply(buffers.windows, filters, out=buffers.by_phase)
             written = buffers.store(y, tile, at)
             if done is not None:
                 done(*written)
         return done
 
-    return y, in_pieces(work, len(plan.tiles), plan.least, small=plan.small)
+    return y, in_pieces(work, len(plan.tiles), plan.least, plan.small)
 
 
 def gradients(
@@ -229,13 +237,13 @@ def gradients(
     G^T [(A x) * (B^T dy)].
     """
     around: Pair = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
-    plan = _Plan.make(dy.shape, kernel, around, x_shape[3])
+    plan = _plan(dy.shape, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
-    bt, g, at = _transforms_in(dy.dtype)
+    (bt, g, at), multiply = _transforms_in(dy.dtype), plan.multiply
 
     def work(part: range) -> tuple[np.ndarray, Any]:
-        total, product = empty((2, _POINTS, kernel[1], x_shape[3], dy.shape[3]), dy.dtype)
+        total, of_tile = empty((2, _POINTS, kernel[1], x_shape[3], dy.shape[3]), dy.dtype)
         total[...] = 0
         done, buffers = finish and finish(), None
         for i in part:
@@ -244,16 +252,16 @@ def gradients(
                 buffers = _buffers(plan, tile, dy.dtype)
             buffers.load(dy, tile, bt)
             if dx is not None:
-                np.matmul(buffers.windows, filters, out=buffers.by_phase)
+                multiply(buffers.windows, filters, out=buffers.by_phase)
                 written = buffers.store(dx, tile, at)
                 if done is not None:
                     done(*written)
             if x is not None:
-                np.matmul(buffers.upstream(x, tile, at.T), buffers.shifted, out=product)
-                total += product
+                multiply(buffers.upstream(x, tile, at.T), buffers.shifted, out=of_tile)
+                total += of_tile
         return total, done
 
-    totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least), strict=True))
+    totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least, plan.small), strict=True))
     if x is None:
         return dx, None, seen
     total, *others = totals
