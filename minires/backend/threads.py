@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from . import memory
+from .processors import Place
 from .settings import settings
 
 Result = TypeVar("Result")
@@ -127,13 +128,13 @@ class _Job:
     """Work in parts, each of which one thread does."""
 
     def __init__(self, work: Callable[[range], Any], parts: list[range]) -> None:
-        self._work, self._parts = work, parts
+        self._work, self._parts, self.count = work, parts, len(parts)
         self._results: dict[int, Any] = {}
         self._failed: dict[int, BaseException] = {}
         self.errors = np.geterr()  # what the caller said about overflow and the like holds for its thread only
         # Under the interpreter's lock each look would take it from those who work; and with more threads than
         # processors, the processor.
-        self.awake = not has_gil() and len(parts) <= (os.process_cpu_count() or 1)  # type: ignore[attr-defined]
+        self.awake = not has_gil() and self.count <= (os.process_cpu_count() or 1)  # type: ignore[attr-defined]
 
     def do(self, i: int) -> None:
         """Do part i."""
@@ -166,7 +167,7 @@ class _Job:
                 raise error
             finally:
                 del error  # what an exception's own frames hold would keep it alive
-        return [self._results[i] for i in range(len(self._parts))]
+        return [self._results[i] for i in range(self.count)]
 
 
 class _Helper(threading.Thread):
@@ -180,9 +181,11 @@ class _Helper(threading.Thread):
         self._begin = threading.Lock()
         self._begin.acquire()
         self._task: Any = None
+        self._place = Place()
 
     def begin(self, job: _Job, i: int) -> threading.Lock:
         """Do part i of a job; returns a lock that is free when it is done."""
+        self._place.choose(self.native_id, job.count)
         done = threading.Lock()
         done.acquire()
         self._task = job, i, done
