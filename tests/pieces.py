@@ -32,7 +32,9 @@ def split(number, tile_bytes=None):
         for module, planned in ((im2col, "_plan_forward"), (im2col, "_plan_backward"), (winograd, "_planned")):  # and
             patch.setattr(module, planned, getattr(module, planned).__wrapped__)  # what was planned
         patch.setattr(im2col, "_NARROW", 4)
-        patch.setattr(columns, "_CALL", 300)
+        for name, value in {"CALL": 40, "SLIM": 2, "_SHORT": 2}.items():
+            patch.setattr(product, name, value)
+        patch.setattr(columns, "CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)
         patch.setattr(columns, "_LEAST_SUMMED", 4)
         if tile_bytes is not None:

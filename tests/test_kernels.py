@@ -212,6 +212,23 @@ def test_a_large_product_is_divided(a, b, parts, monkeypatch):
     assert sorted(next(s for s in shapes if s in parts) for shapes in seen) == sorted(parts)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "parts"),
+    [
+        ((3, 8), (8, 6), [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),  # three strips of two terms
+        ((3, 7), (7, 6), [((3, 7), (7, 3))] * 2),  # seven terms are not cut
+        ((3, 8), (8, 5), [((3, 8), (8, 2)), ((3, 8), (8, 3))]),  # nor are five columns
+        ((50, 8), (8, 6), [((25, 8), (8, 6))] * 2),  # these are not few
+    ],
+)
+def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, monkeypatch):
+    seen, plain = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+    with split(2):
+        numpy.matmul(np.ones(a), np.ones(b))
+    assert sorted(seen) == sorted(parts)
+
+
 @pytest.mark.skipif(not process.libraries, reason="this BLAS has no number of threads")
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("b", [(600, 450), (1, 600, 450), (600,)], ids=["matrix", "stack", "vector"])

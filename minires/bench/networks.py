@@ -16,7 +16,7 @@ from ..nn import Replay
 from ..optim import SGD
 from ..tensor import Tensor, no_grad
 from .report import Row
-from .timing import BLAS_AWAKE, Contender, alternate
+from .timing import alternate
 
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 1e-4  # a small rate: random labels must not make the loss overflow
 _AGREEMENT = 5e-3  # relative: float32, and sums in another order through a hundred layers
@@ -138,8 +138,7 @@ def _row(
     bench: str, heading: str, net: Network, contenders: Mapping[str, Callable[[], Any]], batch: int, rounds: int,
     how: str = "",
 ) -> Row:  # fmt: skip
-    ours = Contender(contenders["minires"], awake=BLAS_AWAKE)  # a picture with many channels is for BLAS' own threads
-    seconds = alternate({**contenders, "minires": ours}, rounds)
+    seconds = alternate(contenders, rounds)
     values = {name: [1e3 * s for s in times] for name, times in seconds.items()}
     label = f"batch {batch}" + (f", {how}" if how else "")
     return Row(bench, net.name, heading, label, "ms", values, images=batch)

@@ -14,6 +14,11 @@ import numpy as np
 from ...backend import empty, in_pieces
 
 SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several threads (OpenBLAS of 2^18 or 2^19)
+# OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
+CALL = 10**6
+SLIM = 64
+_FEW = 49  # rows, up to which it takes longer to repack what meets them than to add up such products
+_SHORT = 64  # terms of a sum, below which these are too many
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 _MEMORY = 16  # multiply-adds that take about as long as to read or write a number
 
@@ -46,22 +51,47 @@ def product(a, b, out) -> None:
 
     Leading axes of a and b may be missing or 1.
     """
-    *_, m, n = out.shape
-    one, all_of_them = m * n * a.shape[-1], out.size * a.shape[-1]
-    if one < SMALL and all_of_them < _LEAST_WORK:
+    (m, n), k = out.shape[-2:], a.shape[-1]
+    if m * n * k < SMALL and out.size * k < _LEAST_WORK:
         np.matmul(a, b, out=out)
         return
+    price = max(out.size * k, _MEMORY * (a.size + b.size + out.size), 1)
+    two_matrices = (a.size, b.size, out.size) == (m * k, k * n, m * n)
+    if m <= _FEW and two_matrices and _few_rows(a, b, out, price):
+        return
     lengths = out.shape[::-1]
-    axis = lengths.index(max(lengths)) + 1  # counted from the end: 1 are the columns, 2 the rows
+    count = max(lengths)
+    axis = lengths.index(count) + 1  # counted from the end: 1 are the columns, 2 the rows
     others = (slice(None),) * (axis - 1)
 
     def work(part: range) -> None:
         some = (..., slice(part.start, part.stop), *others)
         left, right = (
-            m[some] if axis != whole and m.ndim >= axis and m.shape[-axis] > 1 else m for m, whole in ((a, 1), (b, 2))
+            f[some] if axis != whole and f.ndim >= axis and f.shape[-axis] > 1 else f for f, whole in ((a, 1), (b, 2))
         )
         np.matmul(left, right, out=out[some])
 
-    price = max(all_of_them, _MEMORY * (a.size + b.size + out.size), 1)
-    count = max(lengths)
-    in_pieces(work, count, max(1, count * _LEAST_WORK // price), small=one < SMALL)
+    in_pieces(work, count, max(1, count * _LEAST_WORK // price), small=m * n * k < SMALL)
+
+
+def _few_rows(a, b, out, price: int) -> bool:
+    """Write a (M, K) @ b (K, N) into ``out`` as sums of small products, if it can be cut so; whether it could.
+
+    Few rows meet many weights: with 16 x 4608 and 4608 x 512 nothing takes longer than to repack these.
+    """
+    (m, n), k = out.shape[-2:], a.shape[-1]
+    strips = n // SLIM
+    terms = next((t for t in range(1, k // _SHORT + 1) if k % t == 0 and m * (k // t) * SLIM <= CALL), 0)
+    if not terms or n % SLIM or not (b.flags.c_contiguous and out.flags.c_contiguous):
+        return False
+    left = a.reshape(m, terms, k // terms).swapaxes(0, 1)
+    right = b.reshape(terms, k // terms, strips, SLIM).transpose(2, 0, 1, 3)
+    columns = out.reshape(m, strips, SLIM).swapaxes(0, 1)
+
+    def work(part: range) -> None:
+        some = slice(part.start, part.stop)
+        products = np.matmul(left, right[some], out=empty((len(part), terms, m, SLIM), out.dtype))
+        products.sum(1, out=columns[some])
+
+    in_pieces(work, strips, max(1, strips * _LEAST_WORK // price))
+    return True
