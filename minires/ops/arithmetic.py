@@ -25,6 +25,10 @@ def _explained(error, name, a, b):
     )
 
 
+_ndarray = np.ndarray  # to look it up in its module takes 0.03 us
+_NUMBERS = (), ()  # the shapes of two arrays of one number: with numbers themselves NumPy takes a sixth of the time
+
+
 def _shape(x):
     return getattr(x, "shape", ())
 
@@ -52,9 +56,9 @@ class Add(Function, operator="add"):
 
     @staticmethod
     def forward(ctx, a, b):
-        ctx.shapes = _shapes(a, b)
+        ctx.shapes = shapes = _shapes(a, b)
         try:
-            return a + b
+            return a[()] + b[()] if shapes == _NUMBERS and type(a) is type(b) is _ndarray else a + b
         except ValueError as error:
             raise _explained(error, "add", a, b) from None
 
@@ -71,9 +75,9 @@ class Subtract(Function, operator="subtract"):
 
     @staticmethod
     def forward(ctx, a, b):
-        ctx.shapes = _shapes(a, b)
+        ctx.shapes = shapes = _shapes(a, b)
         try:
-            return a - b
+            return a[()] - b[()] if shapes == _NUMBERS and type(a) is type(b) is _ndarray else a - b
         except ValueError as error:
             raise _explained(error, "subtract", a, b) from None
 
@@ -92,9 +96,9 @@ class Multiply(Function, operator="multiply"):
     def forward(ctx, a, b):
         wants_a, wants_b = ctx.needs_input_grad
         ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
-        ctx.shapes = _shapes(a, b)
+        ctx.shapes = shapes = _shapes(a, b)
         try:
-            return a * b
+            return a[()] * b[()] if shapes == _NUMBERS and type(a) is type(b) is _ndarray else a * b
         except ValueError as error:
             raise _explained(error, "multiply", a, b) from None
 
@@ -115,7 +119,7 @@ class Divide(Function, operator="divide"):
         a, b, ctx.shapes = _floats_and_shapes(a, b)
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
         try:
-            return a / b
+            return a[()] / b[()] if ctx.shapes == _NUMBERS and type(a) is type(b) is _ndarray else a / b
         except ValueError as error:
             raise _explained(error, "divide", a, b) from None
 
