@@ -1,6 +1,6 @@
 """A model in evaluation, recorded once and replayed: the operations alone, without the Python that chose them.
 
-On one small picture most of the time of a network goes into finding out what to compute: modules, checks of arguments,
+On one small picture much of the time of a network goes into finding out what to compute: modules, checks of arguments,
 fusion.  For pictures of one shape the answer is always the same.
 """
 

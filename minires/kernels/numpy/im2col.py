@@ -114,7 +114,8 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     sides = sides_of(*plan, _NARROW) if wants_x and not scattered else ()
     row = max(plan.row(), plan.block_row(), *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(y_shape[1], plan.blocks[0]), row, itemsize, limit, threads)
-    return _Cut(plan, parts, plan.least(parts), plan.work() < SMALL, sides, scattered)
+    small = plan.work() * prod(window[0]) < SMALL  # zeros may be multiplied, too, see `_NARROW`
+    return _Cut(plan, parts, plan.least(parts), small, sides, scattered)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
