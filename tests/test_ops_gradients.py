@@ -67,6 +67,10 @@ def window(stride=(1, 1), padding=(0, 0), **more):
     return {"stride": stride, "padding": padding, **more}
 
 
+def convolution(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    return {"window": (stride, padding, dilation, groups)}
+
+
 def moments(x, *_):
     return {"mean": x.mean(tuple(range(x.ndim - 1))), "var": x.var(tuple(range(x.ndim - 1)))}
 
@@ -97,15 +101,15 @@ INDICES = [
     (np.array([[0], [1]]), np.array([[2, 2, 0]])), (), (np.array(1), 0, np.array([], int)),
 ]  # fmt: skip
 CONVS = [  # x, w, options; all lengths distinct, so that no swapped axis can hide
-    ((2, 5, 6, 3), (3, 2, 3, 4), window(dilation=(1, 1), groups=1)),
-    ((2, 7, 6, 4), (2, 3, 2, 6), window((2, 1), (1, 2), dilation=(1, 2), groups=2)),
-    ((2, 6, 5, 3), (3, 1, 1, 6), window((1, 2), (2, 0), dilation=(2, 1), groups=3)),  # depthwise
-    ((3, 5, 4, 2), (1, 1, 2, 3), window((2, 2), dilation=(1, 1), groups=1)),  # a projection: pixels are skipped
+    ((2, 5, 6, 3), (3, 2, 3, 4), convolution()),
+    ((2, 7, 6, 4), (2, 3, 2, 6), convolution((2, 1), (1, 2), dilation=(1, 2), groups=2)),
+    ((2, 6, 5, 3), (3, 1, 1, 6), convolution((1, 2), (2, 0), dilation=(2, 1), groups=3)),  # depthwise
+    ((3, 5, 4, 2), (1, 1, 2, 3), convolution((2, 2))),  # a projection: pixels are skipped
 ]
 FUSED_CONVS = [  # x, w, what is added to y, options: one for each way to convolve
-    ((2, 5, 6, 3), (3, 2, 3, 4), (2, 3, 5, 4), window(dilation=(1, 1), groups=1)),
-    ((2, 7, 6, 4), (2, 3, 2, 6), (2, 4, 6, 6), window((2, 1), (1, 2), dilation=(1, 2), groups=2)),
-    ((2, 6, 5, 3), (3, 1, 1, 3), (2, 6, 3, 3), window((1, 2), (2, 0), dilation=(2, 1), groups=3)),
+    ((2, 5, 6, 3), (3, 2, 3, 4), (2, 3, 5, 4), convolution()),
+    ((2, 7, 6, 4), (2, 3, 2, 6), (2, 4, 6, 6), convolution((2, 1), (1, 2), dilation=(1, 2), groups=2)),
+    ((2, 6, 5, 3), (3, 1, 1, 3), (2, 6, 3, 3), convolution((1, 2), (2, 0), dilation=(2, 1), groups=3)),
 ]
 POOLS = [
     ((2, 5, 7, 3), window((2, 2), kernel=(2, 2))),  # a row and a column left over
@@ -152,7 +156,7 @@ CASES = [
     *(Case("batch_norm", (normal(*s), normal(s[-1]), normal(s[-1]), residual), {"eps": 0.1, "relu": relu}, moments)
       for s in ((7, 3), (3, 5, 4, 2), (2, 1, 1, 3)) for residual in (None, normal(*s)) for relu in (False, True)),
     *(Case("conv_batch_norm", (normal(*x), normal(*w), normal(w[3]), normal(w[3]), residual),
-           {"eps": 0.1, "relu": relu, "window": tuple(options.values())}, convolved(tuple(options.values())))
+           {"eps": 0.1, "relu": relu, **options}, convolved(options["window"]))
       for x, w, y, options in FUSED_CONVS for residual in (None, normal(*y)) for relu in (False, True)),
     Case("fixed_batch_norm", (normal(3, 5, 4, 2), normal(2), normal(2)),
          {"eps": 0.1, "mean": lambda: np.array([0.3, -2.0]), "var": lambda: np.array([0.5, 3.0])}),
