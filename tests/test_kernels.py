@@ -218,7 +218,8 @@ def test_a_large_product_is_divided(a, b, parts, monkeypatch):
         ((3, 8), (8, 6), [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),  # three strips of two terms
         ((3, 7), (7, 6), [((3, 7), (7, 3))] * 2),  # seven terms are not cut
         ((3, 8), (8, 5), [((3, 8), (8, 2)), ((3, 8), (8, 3))]),  # nor are five columns
-        ((50, 8), (8, 6), [((25, 8), (8, 6))] * 2),  # these are not few
+        ((50, 8), (8, 20), [((25, 8), (8, 20))] * 2),  # these are not few
+        ((26, 8), (8, 6), [((13, 8), (8, 6))] * 2),  # nor do these meet many
     ],
 )
 def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, monkeypatch):

@@ -17,7 +17,8 @@ SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several thread
 # OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
 CALL = 10**6
 SLIM = 64
-_FEW = 49  # rows, up to which it takes longer to repack what meets them than to add up such products
+_FEW = 49  # rows, up to which it takes longer to repack what meets them than to add up such products,
+_MANY = 1 << 12  # if for each of them it is so many weights
 _SHORT = 64  # terms of a sum, below which these are too many
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 _MEMORY = 16  # multiply-adds that take about as long as to read or write a number
@@ -57,7 +58,7 @@ def product(a, b, out) -> None:
         return
     price = max(out.size * k, _MEMORY * (a.size + b.size + out.size), 1)
     two_matrices = (a.size, b.size, out.size) == (m * k, k * n, m * n)
-    if m <= _FEW and two_matrices and _few_rows(a, b, out, price):
+    if m <= _FEW and k * n >= _MANY * m and two_matrices and _few_rows(a, b, out, price):
         return
     lengths = out.shape[::-1]
     count = max(lengths)
