@@ -4,10 +4,10 @@ That law is adjointness: for a linear map A, <A x, y> = <x, A' y> for every x an
 needs no step size, so it holds to rounding.
 """
 
+import itertools
 import threading
 import weakref
 from contextlib import contextmanager, nullcontext
-from itertools import product
 
 import hypothesis.extra.numpy as some
 import numpy as np
@@ -21,7 +21,7 @@ from minires import asnumpy
 from minires import functional as F
 from minires.backend.settings import settings as process
 from minires.kernels import KERNELS, numpy, reference
-from minires.kernels.numpy import columns, conv, depthwise, descent, im2col, pointwise, pool, tiles, winograd
+from minires.kernels.numpy import columns, conv, depthwise, descent, im2col, pointwise, pool, product, tiles, winograd
 from minires.kernels.numpy.norm_gradient import NormGradient
 from minires.kernels.window import output_size
 
@@ -216,18 +216,31 @@ def test_a_large_product_is_divided(a, b, parts, monkeypatch):
     ("a", "b", "parts"),
     [
         ((3, 8), (8, 6), [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),  # three strips of two terms
-        ((3, 7), (7, 6), [((3, 7), (7, 3))] * 2),  # seven terms are not cut
-        ((3, 8), (8, 5), [((3, 8), (8, 2)), ((3, 8), (8, 3))]),  # nor are five columns
-        ((50, 8), (8, 20), [((25, 8), (8, 20))] * 2),  # these are not few
-        ((26, 8), (8, 6), [((13, 8), (8, 6))] * 2),  # nor do these meet many
+        ((1, 1, 3, 8), (1, 1, 8, 6), [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),
+        ((3, 4), (4, 4), [((1, 3, 4), (1, 1, 4, 2))] * 2),  # of one
+        ((4, 14), (14, 4), [((7, 4, 2), (1, 7, 2, 2))] * 2),  # of seven
+        ((3, 7), (7, 6), [((3, 7), (7, 3))] * 2),  # a sum of seven numbers cannot be cut
+        ((3, 8), (8, 5), [((3, 8), (8, 2)), ((3, 8), (8, 3))]),  # nor can five columns
+        ((5, 8), (8, 6), [((5, 8), (8, 3))] * 2),  # these rows are not few
+        ((4, 3), (3, 2), [((2, 3), (3, 2))] * 2),  # and these do not meet many weights
     ],
 )
 def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, monkeypatch):
     seen, plain = [], np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
     with split(2):
-        numpy.matmul(np.ones(a), np.ones(b))
+        product.product(np.ones(a), np.ones(b), np.empty((*a[:-1], b[-1])))
     assert sorted(seen) == sorted(parts)
+
+
+@pytest.mark.parametrize("columns", [6, 11])
+def test_a_product_is_written_where_it_is_to_go(columns, rng):
+    """Into every second column of an array: what is reshaped would be a copy."""
+    a, b, whole = rng.standard_normal((3, 8)), rng.standard_normal((8, columns)), np.zeros((3, 2 * columns))
+    with split(2):
+        product.product(a, b, whole[:, ::2])
+    agree(whole[:, ::2], a @ b, 8, np.abs(a) @ np.abs(b))
+    assert not whole[:, 1::2].any()
 
 
 @pytest.mark.skipif(not process.libraries, reason="this BLAS has no number of threads")
@@ -508,7 +521,7 @@ def test_winograd_filters_four_rows_with_six_products(rng):
 def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
     x = rng.standard_normal((2, 4, 5, 3))
     wide = np.pad(x, ((0, 0), (9, 9), (9, 9), (0, 0)))
-    for height, left, width in product(range(1, 8), range(-4, 6), range(1, 8)):
+    for height, left, width in itertools.product(range(1, 8), range(-4, 6), range(1, 8)):
         border = columns.Border(2, 5, 3, (left, left + width), height, x.dtype)
         for top in [*range(-4, 6), *rng.integers(-4, 6, 20)]:  # one after the other, in the same memory
             part, row, column = border.of(x, top)

@@ -56,9 +56,8 @@ def product(a, b, out) -> None:
     if m * n * k < SMALL and out.size * k < _LEAST_WORK:
         np.matmul(a, b, out=out)
         return
-    price = max(out.size * k, _MEMORY * (a.size + b.size + out.size), 1)
     two_matrices = (a.size, b.size, out.size) == (m * k, k * n, m * n)
-    if m <= _FEW and k * n >= _MANY * m and two_matrices and _few_rows(a, b, out, price):
+    if m <= _FEW and k * n >= _MANY * m and two_matrices and _few_rows(a, b, out):
         return
     lengths = out.shape[::-1]
     count = max(lengths)
@@ -72,10 +71,10 @@ def product(a, b, out) -> None:
         )
         np.matmul(left, right, out=out[some])
 
-    in_pieces(work, count, max(1, count * _LEAST_WORK // price), small=m * n * k < SMALL)
+    in_pieces(work, count, _least(count, a, b, out), small=m * n * k < SMALL)
 
 
-def _few_rows(a, b, out, price: int) -> bool:
+def _few_rows(a, b, out) -> bool:
     """Write a (M, K) @ b (K, N) into ``out`` as sums of small products, if it can be cut so; whether it could.
 
     Few rows meet many weights: with 16 x 4608 and 4608 x 512 nothing takes longer than to repack these.
@@ -94,5 +93,11 @@ def _few_rows(a, b, out, price: int) -> bool:
         products = np.matmul(left, right[some], out=empty((len(part), terms, m, SLIM), out.dtype))
         products.sum(1, out=columns[some])
 
-    in_pieces(work, strips, max(1, strips * _LEAST_WORK // price))
+    in_pieces(work, strips, _least(strips, a, b, out))
     return True
+
+
+def _least(count: int, a, b, out) -> int:
+    """How many of ``count`` equal parts of a product are worth a thread."""
+    price = max(out.size * a.shape[-1], _MEMORY * (a.size + b.size + out.size), 1)
+    return max(1, count * _LEAST_WORK // price)
