@@ -82,7 +82,7 @@ def _few_rows(a, b, out) -> bool:
     (m, n), k = out.shape[-2:], a.shape[-1]
     strips = n // SLIM
     terms = next((t for t in range(1, k // _SHORT + 1) if k % t == 0 and m * (k // t) * SLIM <= CALL), 0)
-    if not terms or n % SLIM or not (b.flags.c_contiguous and out.flags.c_contiguous):
+    if not terms or n % SLIM:
         return False
     left = a.reshape(m, terms, k // terms).swapaxes(0, 1)
     right = b.reshape(terms, k // terms, strips, SLIM).transpose(2, 0, 1, 3)
