@@ -91,7 +91,7 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
     """
     number = 1 if _inside.work else min(get_num_threads(), count // max(1, least))
     if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
-        if small or _inside.work:  # whoever has split it has set it
+        if small:
             return [work(range(count))]
         with settings:
             return [work(range(count))]
