@@ -1,5 +1,7 @@
 """Operations at the points that no difference can judge: kinks, ties, overflow and nothing at all; and their values."""
 
+import operator as operators
+
 import hypothesis.extra.numpy as some
 import numpy as np
 import pytest
@@ -89,6 +91,37 @@ def test_at_a_kink_the_documented_choice_is_made(compute, x, grad, kernels):
     y = compute(x)
     y.backward(np.ones(y.shape))
     np.testing.assert_allclose(x.grad, np.array(grad, float), rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("operator", ["add", "sub", "mul", "truediv"])
+def test_two_numbers_give_the_number_that_arrays_of_them_give(operator, dtype, kernels):
+    compute = getattr(operators, operator)
+    a, b = np.array(0.7, dtype), np.array(-0.3, dtype)
+    y = compute(tensor(a, requires_grad=True), tensor(b))
+    assert type(y.data) is type(here(a))
+    assert (y.shape, y.dtype) == ((), a.dtype)
+    assert y.numpy() == compute(a.reshape(1), b.reshape(1))[0]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "dy", "dx"),
+    [(0.5, 0.5, 3, 3), (-0.5, 0, 3, 0), (0, 0, 3, 0), (np.nan, np.nan, 3, 0), (-1, 0, np.inf, np.nan)],
+)
+def test_the_relu_of_a_number(x, y, dy, dx, kernels):
+    x = tensor(np.array(x, np.float32), requires_grad=True)
+    result = x.relu()
+    with np.errstate(invalid="ignore"):  # infinity times 0
+        result.backward(np.array(dy, np.float32))
+    assert (result.shape, result.dtype, x.grad.dtype) == ((), np.float32, np.float32)
+    np.testing.assert_array_equal([result.item(), x.grad.item()], [y, dx])
+
+
+def test_the_relu_of_a_number_is_a_number_of_its_own(kernels):
+    x = tensor(2.0)
+    y = x.relu()
+    y += 1.0
+    assert (x.item(), y.item()) == (2, 3)
 
 
 @pytest.mark.parametrize(

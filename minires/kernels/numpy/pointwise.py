@@ -29,7 +29,7 @@ def relu(x):
 def relu_dx(dy, y):
     """dy times the derivative, 1 where the output was positive and 0 elsewhere: an infinite dy is not hidden by a 0."""
     if not y.ndim:
-        return dy.copy() if y.item() > 0 else dy * _ZERO[y.dtype.type]
+        return dy if y.item() > 0 else dy * _ZERO[y.dtype.type]
     if y.size < _SMALL:  # a product of floats and booleans goes through buffers
         return np.multiply(dy, (y > _ZERO[y.dtype.type]).astype(dy.dtype), order="C")
     if y.size < 2 * _LEAST_ROWS * _ROW:
