@@ -104,6 +104,14 @@ def test_two_numbers_give_the_number_that_arrays_of_them_give(operator, dtype, k
     assert y.numpy() == compute(a.reshape(1), b.reshape(1))[0]
 
 
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("operator", ["add", "sub", "mul", "truediv"])
+def test_whole_numbers_beside_those_of_python(operator, shape, kernels):
+    compute, x = getattr(operators, operator), np.full(shape, 3)
+    assert compute(tensor(x), 2).numpy().tolist() == np.full(shape, compute(3, 2)).tolist()
+    assert compute(2, tensor(x)).numpy().tolist() == np.full(shape, compute(2, 3), "f").tolist()
+
+
 @pytest.mark.parametrize(
     ("x", "y", "dy", "dx"),
     [(0.5, 0.5, 3, 3), (-0.5, 0, 3, 0), (0, 0, 3, 0), (np.nan, np.nan, 3, 0), (-1, 0, np.inf, np.nan)],
