@@ -16,53 +16,51 @@ pytestmark = pytest.mark.host_only("threads share the work of the CPU's kernels"
 
 @pytest.fixture
 def told(monkeypatch):
-    """What was asked for, on a machine of three processors; ``told.here`` is the one of this thread."""
-
-    class Told(list):
-        here = 0
-
-    calls = Told()
-    monkeypatch.setattr(processors, "processor", lambda: calls.here)
+    """What was asked for, on a machine of three processors, of which this thread is on the first."""
+    calls = []
+    monkeypatch.setattr(processors, "processor", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1, 2}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda *call: calls.append(call), raising=False)
     return calls
 
 
-def test_a_thread_may_run_anywhere_but_beside_the_one_that_wakes_it(told):
+def test_a_thread_wakes_anywhere_but_beside_the_one_that_wakes_it(told):
     place = Place()
-    place.choose(7, 2)
-    place.choose(7, 2)  # nothing has changed
-    told.here = 2
-    place.choose(7, 3)
-    assert told == [(7, {1, 2}), (7, {0, 1})]
+    for count in (2, 3):
+        place.keep_away(7, count)
+        assert told == [(7, {1, 2})]
+        place.let_go()
+        place.let_go()  # there is nothing more to do
+        assert told == [(7, {1, 2}), (0, {0, 1, 2})]
+        told.clear()
 
 
-def test_more_threads_than_processors_may_run_on_all_of_them(told):
+def test_more_threads_than_processors_wake_where_they_like(told):
     place = Place()
-    place.choose(7, 2)
-    place.choose(7, 4)
-    assert told == [(7, {1, 2}), (7, {0, 1, 2})]
-
-
-def test_each_thread_has_a_place_of_its_own(told):
-    for thread in (7, 8):
-        Place().choose(thread, 3)
-    assert told == [(7, {1, 2}), (8, {1, 2})]
+    place.keep_away(7, 4)
+    place.let_go()
+    assert told == []
 
 
 def test_where_it_cannot_be_chosen_nothing_is_asked_for(told, monkeypatch):
-    Place().choose(None, 2)  # a thread without a number
+    place = Place()
+    place.keep_away(None, 2)  # a thread without a number
     monkeypatch.setattr(processors, "processor", None)
-    Place().choose(7, 2)
+    place.keep_away(7, 2)
+    place.let_go()
     assert told == []
 
 
 def test_a_sandbox_may_forbid_it(told, monkeypatch):
+    place = Place()
+    place.keep_away(7, 2)
+
     def forbidden(*call):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
-    Place().choose(7, 2)
+    place.let_go()
+    place.keep_away(7, 2)
 
 
 def test_systems_that_have_no_such_thing(monkeypatch):
@@ -80,8 +78,9 @@ def test_systems_that_have_no_such_thing(monkeypatch):
 
 
 def test_helpers_are_placed_before_they_are_woken(monkeypatch):
-    placed, waiting = [], threading.Barrier(3)
-    monkeypatch.setattr(Place, "choose", lambda place, *call: placed.append(call))
+    placed, freed, waiting = [], [], threading.Barrier(3)
+    monkeypatch.setattr(Place, "keep_away", lambda place, *call: placed.append(call))
+    monkeypatch.setattr(Place, "let_go", lambda place: freed.append(threading.get_native_id()))
 
     def work(part):
         waiting.wait(60)  # each part has a thread of its own
@@ -91,18 +90,25 @@ def test_helpers_are_placed_before_they_are_woken(monkeypatch):
         here, *others = in_pieces(work, 3)
     assert here == threading.get_native_id()
     assert sorted(placed) == sorted((thread, 3) for thread in others)
+    assert sorted(freed) == sorted(others)
 
 
 @pytest.mark.skipif(processors.processor is None, reason="threads cannot be told where to run here")
 def test_the_system_does_as_it_is_told(monkeypatch):
-    allowed = os.sched_getaffinity(0)
+    allowed, seen = os.sched_getaffinity(0), []
     monkeypatch.setattr(processors, "processor", lambda: min(allowed))
-    leave, other = threading.Event(), threading.Thread(target=lambda: leave.wait(60))
-    other.start()
-    try:
-        Place().choose(other.native_id, 2)
-        assert os.sched_getaffinity(other.native_id) == (allowed - {min(allowed)} or allowed)
-    finally:
-        leave.set()
-        other.join()
+    place, woken = Place(), threading.Event()
+
+    def other():
+        assert woken.wait(60)
+        seen.append(os.sched_getaffinity(0))
+        place.let_go()
+        seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    place.keep_away(thread.native_id, 2)
+    woken.set()
+    thread.join()
+    assert seen == [allowed - {min(allowed)} or allowed, allowed]
     assert os.sched_getaffinity(0) == allowed

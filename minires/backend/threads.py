@@ -185,7 +185,7 @@ class _Helper(threading.Thread):
 
     def begin(self, job: _Job, i: int) -> threading.Lock:
         """Do part i of a job; returns a lock that is free when it is done."""
-        self._place.choose(self.native_id, job.count)
+        self._place.keep_away(self.native_id, job.count)
         done = threading.Lock()
         done.acquire()
         self._task = job, i, done
@@ -200,6 +200,7 @@ class _Helper(threading.Thread):
             _acquire(self._begin, awake)
             (job, i, done), self._task = self._task, None
             awake = job.awake
+            self._place.let_go()
             with np.errstate(**job.errors):
                 job.do(i)
             del job  # and with it the arrays of the work
