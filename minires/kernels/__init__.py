@@ -55,7 +55,10 @@ _ndarray = np.ndarray  # to look it up in its module takes 0.03 us
 
 
 class _Choice(threading.local):
-    names = "numpy", "cuda-implicit"  # for the CPU and for a GPU
+    """For the CPU and for a GPU."""
+
+    names = "numpy", "cuda-implicit"
+    sets = tuple(KERNELS[name] for name in names)
 
 
 _choice = _Choice()
@@ -64,8 +67,8 @@ _choice = _Choice()
 def active(array: Any = None) -> Any:
     """The set of kernels that this thread uses for an array: of those for the device that it is on."""
     if type(array) is _ndarray or device_of(array) == "cpu":
-        return KERNELS[_choice.names[0]]
-    return KERNELS[_choice.names[1]]
+        return _choice.sets[0]
+    return _choice.sets[1]
 
 
 def chosen() -> tuple[str, str]:
@@ -91,13 +94,17 @@ class use_kernels:
 
     def __enter__(self) -> use_kernels:
         self._before.append(chosen())
+        cpu, cuda = chosen()
         for name in self._names:
-            cpu, cuda = _choice.names
-            _choice.names = (cpu, name) if name.startswith("cuda") else (name, cuda)
+            cpu, cuda = (cpu, name) if name.startswith("cuda") else (name, cuda)
+        self._choose((cpu, cuda))
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        _choice.names = self._before.pop()
+        self._choose(self._before.pop())
+
+    def _choose(self, names: tuple[str, str]) -> None:
+        _choice.names, _choice.sets = names, tuple(KERNELS[name] for name in names)
 
 
 __all__ = ["KERNELS", "active", "chosen", "use_kernels"]

@@ -43,7 +43,7 @@ def _shapes(a, b):
 def _floats_and_shapes(a, b):
     """Both as floating point, and their shapes; a number of Python stays what it is."""
     try:
-        if a.dtype.kind == b.dtype.kind == "f":
+        if a.dtype.kind == "f":  # and so is b: operands have one dtype
             return a, b, (a.shape, b.shape)
     except AttributeError:
         pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from .. import kernels
 from ..backend import Array, array_module, gpu, on_gpu
 from ..errors import ArgumentError
@@ -16,6 +18,8 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     """
     if grad.shape == shape:
         return grad
+    if not shape and not gpu.used:
+        return np.asarray(np.add.reduce(grad, None))  # 0.4 us less than over all axes one by one
     added = grad.ndim - len(shape)
     stretched = tuple(i + added for i, length in enumerate(shape) if length == 1 and grad.shape[i + added] != 1)
     axes = tuple(range(added)) + stretched
