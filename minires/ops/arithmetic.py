@@ -41,13 +41,15 @@ def _shapes(a, b):
 
 
 def _floats_and_shapes(a, b):
-    """Both as floating point, and their shapes; a number of Python stays what it is."""
+    """Both as floating point, and their shapes; a number of Python takes the dtype of the other."""
     try:
         if a.dtype.kind == "f":  # and so is b: operands have one dtype
             return a, b, (a.shape, b.shape)
     except AttributeError:
         pass
     a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
+    dtype = getattr(a, "dtype", None) or b.dtype
+    a, b = (x if hasattr(x, "dtype") else dtype.type(x) for x in (a, b))  # NumPy 1 would widen a number beside a number
     return a, b, (_shape(a), _shape(b))
 
 
