@@ -40,17 +40,11 @@ def _shapes(a, b):
         return _shape(a), _shape(b)
 
 
-def _floats_and_shapes(a, b):
-    """Both as floating point, and their shapes; a number of Python takes the dtype of the other."""
-    try:
-        if a.dtype.kind == "f":  # and so is b: operands have one dtype
-            return a, b, (a.shape, b.shape)
-    except AttributeError:
-        pass
+def _floats(a, b):
+    """Both as floating point; a number of Python takes the dtype of the other."""
     a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
     dtype = getattr(a, "dtype", None) or b.dtype
-    a, b = (x if hasattr(x, "dtype") else dtype.type(x) for x in (a, b))  # NumPy 1 would widen a number beside a number
-    return a, b, (_shape(a), _shape(b))
+    return (x if hasattr(x, "dtype") else dtype.type(x) for x in (a, b))  # NumPy 1 would widen a number beside a number
 
 
 class Add(Function, operator="add"):
@@ -118,10 +112,13 @@ class Divide(Function, operator="divide"):
 
     @staticmethod
     def forward(ctx, a, b):
-        a, b, ctx.shapes = _floats_and_shapes(a, b)
+        usual = type(a) is type(b) is _ndarray and a.dtype.kind == "f"  # and so is b: operands have one dtype
+        if not usual:
+            a, b = _floats(a, b)
+        ctx.shapes = shapes = a.shape, b.shape
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b)
         try:
-            return a[()] / b[()] if ctx.shapes == _NUMBERS and type(a) is type(b) is _ndarray else a / b
+            return a[()] / b[()] if usual and shapes == _NUMBERS else a / b
         except ValueError as error:
             raise _explained(error, "divide", a, b) from None
 
