@@ -4,7 +4,9 @@ The cases stand in one table, by the name under which an operation is registered
 `test_every_operation_has_a_case`, so that nothing can be added without being checked.
 """
 
+import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import hypothesis.extra.numpy as some
@@ -13,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minires import Tensor, asnumpy, gradcheck
+from minires import Tensor, asnumpy, detect_anomaly, gradcheck, no_grad
 from minires.kernels import reference
 from minires.tensor import Node
-from minires.tensor.operators import OPERATIONS
+from minires.tensor.operators import OPERATIONS, SHORTCUTS
 from tests.devices import KERNELS, MARKS, here
 
 
@@ -290,6 +292,42 @@ def test_a_gradient_is_an_array_of_its_own(case, kernels, rng):
         before = [asnumpy(a).copy() for a in others]
         arrays[i][...] = np.nan
         np.testing.assert_equal(others, before)
+
+
+def tried(call, arrays, wanted):
+    """What is seen of a call with tensors, or plain arrays where ``wanted`` is None, and of going back through it."""
+    inputs = [a if wants is None else Tensor(a, requires_grad=wants) for a, wants in zip(arrays, wanted, strict=True)]
+    try:
+        y = call(*inputs)
+    except Exception as error:
+        return type(error), str(error)
+    if y.requires_grad:
+        y.backward(np.arange(y.size, dtype=y.dtype).reshape(y.shape) + 1)
+    return type(y.data), y.data, y.dtype, y.is_leaf, [getattr(x, "grad", None) for x in inputs]
+
+
+@pytest.mark.host_only("with a GPU in use it calls apply")
+@pytest.mark.parametrize("circumstances", [nullcontext, no_grad, detect_anomaly])
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in SHORTCUTS], ids=lambda case: case.name)
+def test_a_shortcut_does_what_apply_does(case, circumstances, rng):
+    given = case.arrays(rng)
+
+    def short(*inputs):
+        options = case.fresh_options(given)
+        if case.name == "reshape":  # its shape may be an input too
+            return SHORTCUTS["reshape"](*inputs, options["shape"])
+        return SHORTCUTS[case.name](*inputs, *([options] if options else []))
+
+    def whole(*inputs):
+        return OPERATIONS[case.name].apply(*inputs, **case.fresh_options(given))
+
+    kinds = given, [a.astype("float32") for a in given], [np.asarray(a.flat[0]) for a in given]
+    wishes = [w for w in itertools.product((True, False, None), repeat=len(given)) if set(w) != {None}]
+    with circumstances():
+        for arrays, wanted in itertools.product(kinds, wishes):
+            np.testing.assert_equal(tried(short, arrays, wanted), tried(whole, arrays, wanted), strict=True)
+        integers, plain = [(4 * a).astype("int64") for a in given], [False] * len(given)
+        np.testing.assert_equal(tried(short, integers, plain), tried(whole, integers, plain), strict=True)
 
 
 KEPT = [  # which gradients are wanted, and which of the arrays that the operation can keep it then keeps

@@ -218,9 +218,9 @@ def test_two_threads_may_go_back_through_one_graph(received, rng):
     seen, together = {}, threading.Barrier(2)
     run = graph._run_backward
 
-    def run_together(node, grad, **streams):
+    def run_together(node, grad, *streams):
         together.wait(60)
-        return run(node, grad, **streams)
+        return run(node, grad, *streams)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "_run_backward", run_together)

@@ -60,6 +60,9 @@ class Add(Function, operator="add"):
 
     @staticmethod
     def backward(ctx, dy):
+        shape = dy.shape
+        if ctx.shapes == (shape, shape):  # nothing was broadcast
+            return dy, dy
         wants_a, wants_b = ctx.needs_input_grad
         da = unbroadcast(dy, ctx.shapes[0]) if wants_a else None
         db = unbroadcast(dy, ctx.shapes[1]) if wants_b else None
@@ -169,13 +172,14 @@ class MatMul(Function, operator="matmul"):
 
     @staticmethod
     def forward(ctx, a, b):
-        if not (a.ndim and b.ndim) or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        ctx.shapes = shape_a, shape_b = a.shape, b.shape
+        if not (shape_a and shape_b) or shape_a[-1] != shape_b[-2 if len(shape_b) > 1 else 0]:
             raise ShapeError(
-                f"matmul: {a.shape} @ {b.shape} does not fit: the last axis of the first must be as long as the "
+                f"matmul: {shape_a} @ {shape_b} does not fit: the last axis of the first must be as long as the "
                 "last but one of the second."
             )
-        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
-        ctx.shapes = a.shape, b.shape
+        wants_a, wants_b = ctx.needs_input_grad
+        ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
         try:
             return product(a, b)
         except ValueError as error:
@@ -206,7 +210,7 @@ class Negative(Function, operator="negative"):
 
     @staticmethod
     def forward(ctx, x):
-        return -x
+        return -x if x.ndim else -x[()]
 
     @staticmethod
     def backward(ctx, dy):
@@ -232,7 +236,8 @@ class Exp(Function, operator="exp"):
 
     @staticmethod
     def forward(ctx, x):
-        y = np.exp(floating(x))
+        x = floating(x)
+        y = np.exp(x if x.ndim else x[()])
         ctx.save_for_backward(y)
         return y
 

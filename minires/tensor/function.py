@@ -11,7 +11,7 @@ from ..errors import ArgumentError, DeviceError
 from .graph import check_finite
 from .modes import modes, unusual
 from .node import Node, WatchedNode
-from .operators import APPLY, OPERATIONS
+from .operators import OPERATIONS, SHORTCUTS
 from .tensor import Tensor, wrap
 
 _new, _ndarray, _asarray = object.__new__, np.ndarray, np.asarray  # looked up in a module, 0.03 us each
@@ -60,7 +60,9 @@ class Function:
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
-            OPERATIONS[operator], APPLY[operator] = cls, cls.apply
+            OPERATIONS[operator] = cls
+            if quick := _shortcut(cls):
+                SHORTCUTS[operator] = quick
 
     @staticmethod
     def forward(ctx: Node, *inputs: Any, **options: Any) -> Array:
@@ -85,79 +87,96 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run `forward`, and record it if an input requires a gradient."""
-        # The last of three cases is the whole story: a loop over the inputs.  Written out for one input and for two,
-        # which almost all operations have, it takes 0.3 us less, a fifth of an operation on a small array.
-        as_usual = not unusual and not gpu.used
-        if not as_usual and not (gpu.used or modes.grad_enabled or modes.anomaly):
+        recording, watching = (modes.grad_enabled, modes.anomaly) if unusual else (True, False)
+        if not (recording or watching or gpu.used):
             return without_gradient(cls, inputs, options)
-        count = len(inputs) if as_usual else 0
-        node = Node() if as_usual or not modes.anomaly else WatchedNode()
-        node.function, node.saved_arrays, node.hooks = cls, (), None
-        arrays: Any = None  # written down by the last case only
-        if count == 1:
-            (x,) = inputs
+        node = WatchedNode() if watching else Node()
+        arrays: list[Any] = []
+        sources: list[Node | Tensor | None] = []
+        for x in inputs:
             source = None
             if isinstance(x, Tensor):
-                if x._requires_grad:
+                if recording and x._requires_grad:
                     source = x._node or x
                 x = x._data
-            node.parents = (source,)
-            recorded = source is not None
-            node.needs_input_grad = _YES if recorded else _NO
-            data = cls.forward(node, x, **options) if options else cls.forward(node, x)
-        elif count == 2:
-            x, y = inputs
-            source_x = source_y = None
-            if isinstance(x, Tensor):
-                if x._requires_grad:
-                    source_x = x._node or x
-                x = x._data
-            if isinstance(y, Tensor):
-                if y._requires_grad:
-                    source_y = y._node or y
-                y = y._data
-            node.parents = (source_x, source_y)
-            node.needs_input_grad = wants_x, wants_y = source_x is not None, source_y is not None
-            recorded = wants_x or wants_y
-            data = cls.forward(node, x, y, **options) if options else cls.forward(node, x, y)
-        else:
-            x, arrays, sources, wanted = None, [], [], []
-            for x in inputs:
-                source = None
-                if isinstance(x, Tensor):
-                    if modes.grad_enabled and x._requires_grad:
-                        source = x._node or x
-                    x = x._data
-                arrays.append(x)
-                sources.append(source)
-                wanted.append(source is not None)
-            node.parents, node.needs_input_grad = sources, tuple(wanted)
-            recorded = True in wanted
-            if gpu.used:
-                arrays = _on_one_device(cls, arrays, sources, options)
-            data = cls.forward(node, *arrays, **options)
-
+            arrays.append(x)
+            sources.append(source)
+        if gpu.used:
+            arrays = _on_one_device(cls, arrays, sources, options)
+        wanted = tuple([source is not None for source in sources])
+        node.function, node.parents, node.needs_input_grad = cls, sources, wanted
+        node.saved_arrays, node.hooks = (), None
+        data = cls.forward(node, *arrays, **options)
         if type(data) is not _ndarray:
-            if type(x) is _ndarray and x.dtype.type is type(data):  # the scalar that NumPy makes of 0-d arrays
-                data = _asarray(data)
-            else:
-                data = _as_output(cls, data, arrays or _plain(inputs))
-        dtype = data.dtype
-        if dtype.kind == "f":
-            output = _new(Tensor)  # `wrap`, written out: 0.04 us less
-            output._data, output._hooks, output.grad = data, None, None
-            output._requires_grad = recorded
-            output._node = node if recorded else None
-            node.like = data.shape, dtype
-        else:
-            output = Tensor(data)
-        if not as_usual:
-            if modes.anomaly:
-                given = [a for a in arrays if hasattr(a, "dtype")]
-                check_finite(data, f"forward: {cls.__name__}", node.call_site, given)
-            if modes.tape is not None:
-                modes.tape.append((cls, inputs, options, output))
+            data = _as_output(cls, data, arrays)
+        output = _result(node, data, True in wanted)
+        if watching:
+            given = [a for a in arrays if hasattr(a, "dtype")]
+            check_finite(data, f"forward: {cls.__name__}", node.call_site, given)
+        if unusual and modes.tape is not None:
+            modes.tape.append((cls, inputs, options, output))
         return output
+
+
+def _result(node: Node, data: Array, recorded: bool) -> Tensor:
+    dtype = data.dtype
+    if dtype.kind != "f":
+        return Tensor(data)
+    node.like = data.shape, dtype
+    return wrap(data, node if recorded else None)
+
+
+def _shortcut(cls: type[Function]) -> Any:
+    """`Function.apply` written out for the operators and methods of tensors: for one tensor, and for two operands.
+
+    On a small array an operation is mostly Python, and a call that takes anything and loops over it is a seventh of
+    that.  What is unusual is left to ``apply``.
+
+    Returns:
+        ``f(x, options=None)`` of a tensor and the options of ``forward``, or ``f(x, y)`` of tensors and what is plain;
+        None for a ``forward`` of more inputs, or of two with options.
+    """
+
+    def one(x: Tensor, options: dict[str, Any] | None = None) -> Tensor:
+        if unusual or gpu.used:
+            return cls.apply(x, **(options or {}))
+        node = Node()
+        source = (x._node or x) if x._requires_grad else None
+        recorded = source is not None
+        node.function, node.parents, node.needs_input_grad = cls, (source,), _YES if recorded else _NO
+        node.saved_arrays, node.hooks = (), None
+        array = x._data
+        data = cls.forward(node, array, **options) if options else cls.forward(node, array)
+        if type(data) is not _ndarray:
+            data = _asarray(data) if type(data) is array.dtype.type else _as_output(cls, data, (array,))
+        return _result(node, data, recorded)
+
+    def two(x: Any, y: Any) -> Tensor:
+        if unusual or gpu.used:
+            return cls.apply(x, y)
+        node = Node()
+        source_x = source_y = None
+        if isinstance(x, Tensor):
+            if x._requires_grad:
+                source_x = x._node or x
+            x = x._data
+        if isinstance(y, Tensor):
+            if y._requires_grad:
+                source_y = y._node or y
+            y = y._data
+        wanted = wants_x, wants_y = source_x is not None, source_y is not None
+        node.function, node.parents, node.needs_input_grad = cls, (source_x, source_y), wanted
+        node.saved_arrays, node.hooks = (), None
+        data = cls.forward(node, x, y)
+        if type(data) is not _ndarray:
+            usual = type(x) is _ndarray and type(data) is x.dtype.type
+            data = _asarray(data) if usual else _as_output(cls, data, (x, y))
+        return _result(node, data, wants_x or wants_y)
+
+    code = cls.forward.__code__
+    if code.co_argcount == 2:  # ctx and x
+        return one
+    return two if code.co_argcount == 3 and not code.co_kwonlyargcount else None
 
 
 _YES, _NO = (True,), (False,)

@@ -79,7 +79,7 @@ def added(a: Array, b: Array) -> Array:
     """a + b as an array; both have the same shape and dtype."""
     if type(a) is type(b) and (a.size >= _LARGE or type(a) is not np.ndarray):
         return kernels.active(a).add(a, b)
-    total = a + b
+    total = a + b if a.ndim else a[()] + b[()]
     return total if type(total) is np.ndarray else as_array(total)
 
 
@@ -115,12 +115,13 @@ def _count_uses(root: Node | Tensor) -> dict[Node | Tensor, int]:
     return uses
 
 
-def _run_backward(node: Node, grad: Array | None, **streams: Any) -> tuple[Any, ...]:
+def _run_backward(node: Node, grad: Array | None, streams: dict[str, Any] | None = None) -> tuple[Any, ...]:
     """The gradient of each input, as the Function returns it."""
     parents = node.parents or ()
     if grad is None:  # nothing reached this output; its inputs still have to hear that it has spoken
         return (None,) * len(parents)
-    grads = node.function.backward(node, grad, **streams)
+    backward = node.function.backward
+    grads = backward(node, grad, **streams) if streams else backward(node, grad)
     if not isinstance(grads, tuple):
         grads = (grads,)
     if len(grads) != len(parents):
@@ -151,7 +152,7 @@ def _run_streaming(
         onward = below.function.receiver(below, grads.get(below))
     if onward is not None:
         streams["onward"] = onward
-    sent = _run_backward(node, grad, **streams)
+    sent = _run_backward(node, grad, streams)
     if onward is not None and onward.complete:
         grads.pop(below, None)
         receivers[below] = onward

@@ -407,10 +407,11 @@ class Tensor(Operators):
         )
 
 
-def wrap(array: Array) -> Tensor:
+def wrap(array: Array, node: Node | None = None) -> Tensor:
     """A Tensor of an array that is known to hold numbers; half the cost of ``Tensor(array)``, which asks first."""
     t = _new(Tensor)
-    t._data, t._node, t._hooks, t.grad, t._requires_grad = array, None, None, None, False
+    t._data, t._node, t._requires_grad = array, node, node is not None
+    t._hooks = t.grad = None
     return t
 
 
