@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minires import Tensor, asnumpy, detect_anomaly, gradcheck, no_grad
+from minires import Function, Tensor, asnumpy, detect_anomaly, gradcheck, no_grad
 from minires.kernels import reference
 from minires.tensor import Node
+from minires.tensor.function import shortcut
 from minires.tensor.operators import OPERATIONS, SHORTCUTS
 from tests.devices import KERNELS, MARKS, here
 
@@ -328,6 +329,36 @@ def test_a_shortcut_does_what_apply_does(case, circumstances, rng):
             np.testing.assert_equal(tried(short, arrays, wanted), tried(whole, arrays, wanted), strict=True)
         integers, plain = [(4 * a).astype("int64") for a in given], [False] * len(given)
         np.testing.assert_equal(tried(short, integers, plain), tried(whole, integers, plain), strict=True)
+
+
+@pytest.mark.host_only("with a GPU in use it calls apply")
+def test_a_shortcut_asks_of_forward_what_apply_asks():
+    """And takes from it what `apply` takes, for the same reasons."""
+    told = []
+
+    class One(Function):
+        @staticmethod
+        def forward(ctx, x, *, y):
+            told.append(ctx.needs_input_grad)
+            return y
+
+        @staticmethod
+        def backward(ctx, dy):
+            return (dy, None)[: len(ctx.needs_input_grad)]
+
+    class Two(One):
+        @staticmethod
+        def forward(ctx, x, y):
+            return One.forward(ctx, x, y=y)
+
+    number = np.array(0.5, "float32")
+    for y, wants in itertools.product((number, np.float32(0.1), np.float64(0.1), 0.1, "text", (1, 2)), (True, False)):
+        short = tried(lambda x, y=y: shortcut(One)(x, {"y": y}), [number], [wants])
+        np.testing.assert_equal(short, tried(lambda x, y=y: One.apply(x, y=y), [number], [wants]))
+        short = tried(shortcut(Two), [number, y], [wants, None])
+        np.testing.assert_equal(short, tried(Two.apply, [number, y], [wants, None]))
+    assert told[::2] == told[1::2]
+    assert set(told) == {(True,), (False,), (True, False), (False, False)}
 
 
 KEPT = [  # which gradients are wanted, and which of the arrays that the operation can keep it then keeps

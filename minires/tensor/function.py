@@ -61,7 +61,7 @@ class Function:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
             OPERATIONS[operator] = cls
-            if quick := _shortcut(cls):
+            if quick := shortcut(cls):
                 SHORTCUTS[operator] = quick
 
     @staticmethod
@@ -126,7 +126,7 @@ def _result(node: Node, data: Array, recorded: bool) -> Tensor:
     return wrap(data, node if recorded else None)
 
 
-def _shortcut(cls: type[Function]) -> Any:
+def shortcut(cls: type[Function]) -> Any:
     """`Function.apply` written out for the operators and methods of tensors: for one tensor, and for two operands.
 
     On a small array an operation is mostly Python, and a call that takes anything and loops over it is a seventh of
