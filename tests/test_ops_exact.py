@@ -112,6 +112,14 @@ def test_whole_numbers_beside_those_of_python(operator, shape, kernels):
     assert compute(2, tensor(x)).numpy().tolist() == np.full(shape, compute(2, 3), "f").tolist()
 
 
+@pytest.mark.parametrize("operator", ["add", "sub", "mul"])
+def test_a_whole_number_leaves_its_range_as_several_do(operator, kernels):
+    compute, a, b = getattr(operators, operator), np.array(100, np.uint8), np.array(200, np.uint8)
+    y = compute(tensor(a), tensor(b))  # without a warning, which would be an error here
+    assert (y.dtype, y.item()) == (np.uint8, compute(100, 200) % 256)
+    assert (-tensor(a)).item() == 156
+
+
 @pytest.mark.parametrize(
     ("x", "y", "dy", "dx"),
     [(0.5, 0.5, 3, 3), (-0.5, 0, 3, 0), (0, 0, 3, 0), (np.nan, np.nan, 3, 0), (-1, 0, np.inf, np.nan)],
