@@ -42,6 +42,11 @@ def _shapes(a, b):
         return _shape(a), _shape(b)
 
 
+def _float_arrays(a, b):
+    """Whether both are NumPy's arrays of floats, in one dtype as operands are."""
+    return type(a) is type(b) is _ndarray and a.dtype.kind == "f"
+
+
 def _floats(a, b):
     """Both as floating point; a number of Python takes the dtype of the other."""
     a, b = (floating(x) if hasattr(x, "dtype") else x for x in (a, b))
@@ -56,9 +61,7 @@ class Add(Function, operator="add"):
     def forward(ctx, a, b):
         ctx.shapes = shapes = _shapes(a, b)
         try:
-            if shapes == _NUMBERS and type(a) is type(b) is _ndarray and a.dtype.kind == "f":
-                return a[()] + b[()]
-            return a + b
+            return a[()] + b[()] if shapes == _NUMBERS and _float_arrays(a, b) else a + b
         except ValueError as error:
             raise _explained(error, "add", a, b) from None
 
@@ -80,9 +83,7 @@ class Subtract(Function, operator="subtract"):
     def forward(ctx, a, b):
         ctx.shapes = shapes = _shapes(a, b)
         try:
-            if shapes == _NUMBERS and type(a) is type(b) is _ndarray and a.dtype.kind == "f":
-                return a[()] - b[()]
-            return a - b
+            return a[()] - b[()] if shapes == _NUMBERS and _float_arrays(a, b) else a - b
         except ValueError as error:
             raise _explained(error, "subtract", a, b) from None
 
@@ -103,9 +104,7 @@ class Multiply(Function, operator="multiply"):
         ctx.save_for_backward(a if wants_b else None, b if wants_a else None)
         ctx.shapes = shapes = _shapes(a, b)
         try:
-            if shapes == _NUMBERS and type(a) is type(b) is _ndarray and a.dtype.kind == "f":
-                return a[()] * b[()]
-            return a * b
+            return a[()] * b[()] if shapes == _NUMBERS and _float_arrays(a, b) else a * b
         except ValueError as error:
             raise _explained(error, "multiply", a, b) from None
 

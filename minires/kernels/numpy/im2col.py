@@ -13,7 +13,6 @@ where a few windows meet many filters that takes longer than the convolution; th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from ..window import Pair, extent, reach
 from .blocks import sides_of, taps_of, turned
 from .buffers import Kept, scratch, view, zeros
 from .columns import Border, Columns, by_group, in_fewer_pieces
-from .product import SMALL, product
+from .product import SMALL, multiplier
 from .tiles import Finish, Tile, fill, tiles
 
 # columns of one tile: they stay near the processor between being written and being multiplied, and there are few tiles
@@ -94,11 +93,6 @@ class _Cut(NamedTuple):
     sides: Any = ()  # see `sides_of`; none if dx is scattered or not wanted, or if no window sees a pixel
     scattered: bool = False
 
-    @property
-    def multiply(self) -> Callable[..., Any]:
-        """What computes a product: the threads together, if there is but one tile for all of them."""
-        return product if len(self.tiles) == 1 else np.matmul
-
 
 @lru_cache(maxsize=64)
 def _plan_forward(x_shape, y_shape, w_shape, window, itemsize: int, limit: int, threads: int) -> _Cut:
@@ -122,7 +116,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
     """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread, in order."""
     cut = _plan_forward(x.shape, y_shape, w.shape, window, x.itemsize, _TILE_BYTES, get_num_threads())
     plan, y = cut.plan, empty(y_shape, x.dtype)
-    weights, multiply = _weights_by_group(w, plan.groups), cut.multiply
+    weights, multiply = _weights_by_group(w, plan.groups), multiplier(cut.tiles)
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
@@ -146,7 +140,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
     """
     itemsize = dy.dtype.itemsize
     cut = _plan_backward(x_shape, dy.shape, w_shape, window, w is not None, itemsize, _TILE_BYTES, get_num_threads())
-    plan, sides, multiply = cut.plan, cut.sides, cut.multiply
+    plan, sides, multiply = cut.plan, cut.sides, multiplier(cut.tiles)
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
     filters: list[list[np.ndarray]] = [] if w is None or cut.scattered else turned(w, sides, plan.groups)
 

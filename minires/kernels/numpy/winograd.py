@@ -21,7 +21,6 @@ NaN of all rows that are computed with it, up to three more than in the direct s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ import numpy as np
 from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
 from .buffers import Kept, view
-from .product import SMALL, product
+from .product import SMALL, multiplier, product
 from .tiles import Finish, Tile, fill, tiles
 
 _ROWS = 4  # of the result, from _ROWS + 2 of the picture
@@ -97,11 +96,6 @@ class _Plan(NamedTuple):
     tiles: list[Tile]  # images and such groups
     least: int  # tiles that are worth a thread
     small: bool  # whether BLAS takes one thread for all of it whatever is set
-
-    @property
-    def multiply(self) -> Callable[..., Any]:
-        """What computes the products: the threads together, if there is but one tile for all of them."""
-        return product if len(self.tiles) == 1 else np.matmul
 
 
 @lru_cache(maxsize=64)
@@ -207,7 +201,7 @@ class _Buffers:
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
     plan, y = _plan(x.shape, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
-    filters, (bt, _, at), multiply = _filters(w), _transforms_in(x.dtype), plan.multiply
+    filters, (bt, _, at), multiply = _filters(w), _transforms_in(x.dtype), multiplier(plan.tiles)
 
     def work(part: range) -> Any:
         done, buffers = finish and finish(), None
@@ -240,7 +234,7 @@ def gradients(
     plan = _plan(dy.shape, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(w[::-1, ::-1].swapaxes(2, 3))
-    (bt, g, at), multiply = _transforms_in(dy.dtype), plan.multiply
+    (bt, g, at), multiply = _transforms_in(dy.dtype), multiplier(plan.tiles)
 
     def work(part: range) -> tuple[np.ndarray, Any]:
         total, of_tile = empty((2, _POINTS, kernel[1], x_shape[3], dy.shape[3]), dy.dtype)
