@@ -52,6 +52,14 @@ def test_gradients_add_up_over_backward_calls_until_they_are_forgotten(x):
     assert x.grad.tolist() == [3, 3, 3]
 
 
+@pytest.mark.host_only("NumPy adds lists")
+@pytest.mark.parametrize("before", [1, 1.0, [1.0, 1.0, 1.0], np.float32(1)])
+def test_a_gradient_is_added_to_whatever_was_put_there(x, before):
+    x.grad = before
+    (x * 2).sum().backward()
+    assert x.grad.tolist() == [3, 3, 3]
+
+
 @pytest.mark.parametrize("shape", [(3,), ()])
 def test_a_gradient_is_an_array_of_its_own(shape):
     x, y = (Tensor(np.ones(shape, np.float32), requires_grad=True) for _ in "xy")

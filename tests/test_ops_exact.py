@@ -104,6 +104,15 @@ def test_two_numbers_give_the_number_that_arrays_of_them_give(operator, dtype, k
     assert y.numpy() == compute(a.reshape(1), b.reshape(1))[0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["exp", "tanh", "__neg__"])
+def test_a_function_of_a_number_is_that_of_an_array_of_one(name, dtype, kernels):
+    for value in (0.7, -1.3, 0.0, np.inf, np.nan):
+        number, array = (getattr(tensor(np.full(shape, value, dtype)), name)() for shape in ((), (1,)))
+        assert (number.shape, number.dtype) == ((), np.dtype(dtype))
+        np.testing.assert_array_equal(number.numpy(), array.numpy()[0])
+
+
 @pytest.mark.parametrize("shape", [(), (2,)])
 @pytest.mark.parametrize("operator", ["add", "sub", "mul", "truediv"])
 def test_whole_numbers_beside_those_of_python(operator, shape, kernels):

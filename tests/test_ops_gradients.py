@@ -6,7 +6,7 @@ The cases stand in one table, by the name under which an operation is registered
 
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import hypothesis.extra.numpy as some
@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minires import Function, Tensor, asnumpy, detect_anomaly, gradcheck, no_grad
+from minires import Function, Tensor, asnumpy, gradcheck
 from minires.kernels import reference
 from minires.tensor import Node
-from minires.tensor.function import shortcut
-from minires.tensor.operators import OPERATIONS, SHORTCUTS
+from minires.tensor.modes import unusual
+from minires.tensor.operators import OPERATIONS
 from tests.devices import KERNELS, MARKS, here
 
 
@@ -307,33 +307,39 @@ def tried(call, arrays, wanted):
     return type(y.data), y.data, y.dtype, y.is_leaf, [getattr(x, "grad", None) for x in inputs]
 
 
-@pytest.mark.host_only("with a GPU in use it calls apply")
-@pytest.mark.parametrize("circumstances", [nullcontext, no_grad, detect_anomaly])
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in SHORTCUTS], ids=lambda case: case.name)
-def test_a_shortcut_does_what_apply_does(case, circumstances, rng):
+@contextmanager
+def the_whole_story():
+    """As if another thread had set a switch: `apply` then asks for everything."""
+    unusual.add(-1)
+    yield
+    unusual.discard(-1)
+
+
+def same_story(call, arrays, wanted):
+    usual = tried(call, arrays, wanted)
+    with the_whole_story():
+        np.testing.assert_equal(usual, tried(call, arrays, wanted), strict=True)
+
+
+ONE_OR_TWO = [c for c in CASES if len(c.inputs) == 1 or (len(c.inputs) == 2 and not c.options)]
+
+
+@pytest.mark.host_only("with a GPU in use `apply` takes the long way")
+@pytest.mark.parametrize("case", ONE_OR_TWO, ids=lambda case: case.name)
+def test_what_is_written_out_for_one_and_for_two_is_the_whole_story(case, rng):
     given = case.arrays(rng)
 
-    def short(*inputs):
-        options = case.fresh_options(given)
-        if case.name == "reshape":  # its shape may be an input too
-            return SHORTCUTS["reshape"](*inputs, options["shape"])
-        return SHORTCUTS[case.name](*inputs, *([options] if options else []))
-
-    def whole(*inputs):
+    def call(*inputs):
         return OPERATIONS[case.name].apply(*inputs, **case.fresh_options(given))
 
-    kinds = given, [a.astype("float32") for a in given], [np.asarray(a.flat[0]) for a in given]
-    wishes = [w for w in itertools.product((True, False, None), repeat=len(given)) if set(w) != {None}]
-    with circumstances():
-        for arrays, wanted in itertools.product(kinds, wishes):
-            np.testing.assert_equal(tried(short, arrays, wanted), tried(whole, arrays, wanted), strict=True)
-        integers, plain = [(4 * a).astype("int64") for a in given], [False] * len(given)
-        np.testing.assert_equal(tried(short, integers, plain), tried(whole, integers, plain), strict=True)
+    for arrays in (given, [a.astype("float32") for a in given], [np.asarray(a.flat[0]) for a in given]):
+        for wanted in itertools.product((True, False, None), repeat=len(given)):
+            same_story(call, arrays, wanted)
+    same_story(call, [(4 * a).astype("int64") for a in given], [False] * len(given))
 
 
-@pytest.mark.host_only("with a GPU in use it calls apply")
-def test_a_shortcut_asks_of_forward_what_apply_asks():
-    """And takes from it what `apply` takes, for the same reasons."""
+@pytest.mark.host_only("with a GPU in use `apply` takes the long way")
+def test_what_a_forward_is_told_and_may_return():
     told = []
 
     class One(Function):
@@ -353,10 +359,9 @@ def test_a_shortcut_asks_of_forward_what_apply_asks():
 
     number = np.array(0.5, "float32")
     for y, wants in itertools.product((number, np.float32(0.1), np.float64(0.1), 0.1, "text", (1, 2)), (True, False)):
-        short = tried(lambda x, y=y: shortcut(One)(x, {"y": y}), [number], [wants])
-        np.testing.assert_equal(short, tried(lambda x, y=y: One.apply(x, y=y), [number], [wants]))
-        short = tried(shortcut(Two), [number, y], [wants, None])
-        np.testing.assert_equal(short, tried(Two.apply, [number, y], [wants, None]))
+        same_story(lambda x, y=y: One.apply(x, y=y), [number], [wants])
+        same_story(Two.apply, [number, y], [wants, None])
+        same_story(Two.apply, [3, y], [None, None])
     assert told[::2] == told[1::2]
     assert set(told) == {(True,), (False,), (True, False), (False, False)}
 

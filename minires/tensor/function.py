@@ -11,10 +11,11 @@ from ..errors import ArgumentError, DeviceError
 from .graph import check_finite
 from .modes import modes, unusual
 from .node import Node, WatchedNode
-from .operators import OPERATIONS, SHORTCUTS
+from .operators import BINARY, OPERATIONS, UNARY
 from .tensor import Tensor, wrap
 
-_new, _ndarray, _asarray = object.__new__, np.ndarray, np.asarray  # looked up in a module, 0.03 us each
+_ndarray, _asarray = np.ndarray, np.asarray  # looked up in a module, 0.03 us each
+_YES, _NO = (True,), (False,)
 
 
 class Function:
@@ -60,9 +61,7 @@ class Function:
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")
-            OPERATIONS[operator] = cls
-            if quick := shortcut(cls):
-                SHORTCUTS[operator] = quick
+            OPERATIONS[operator], UNARY[operator], BINARY[operator] = cls, cls._unary, cls._binary
 
     @staticmethod
     def forward(ctx: Node, *inputs: Any, **options: Any) -> Array:
@@ -87,6 +86,12 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run `forward`, and record it if an input requires a gradient."""
+        if not (unusual or gpu.used):
+            if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+                return cls._unary(inputs[0], options)
+            if len(inputs) == 2 and not options:
+                return cls._binary(*inputs)
+        # the whole story, of which those two are what usually happens
         recording, watching = (modes.grad_enabled, modes.anomaly) if unusual else (True, False)
         if not (recording or watching or gpu.used):
             return without_gradient(cls, inputs, options)
@@ -109,7 +114,7 @@ class Function:
         data = cls.forward(node, *arrays, **options)
         if type(data) is not _ndarray:
             data = _as_output(cls, data, arrays)
-        output = _result(node, data, True in wanted)
+        output = _tensor(data, node if True in wanted else None)
         if watching:
             given = [a for a in arrays if hasattr(a, "dtype")]
             check_finite(data, f"forward: {cls.__name__}", node.call_site, given)
@@ -117,27 +122,11 @@ class Function:
             modes.tape.append((cls, inputs, options, output))
         return output
 
+    # -- written out for one tensor and for two operands: an operation on a small array takes a third less ------------
 
-def _result(node: Node, data: Array, recorded: bool) -> Tensor:
-    dtype = data.dtype
-    if dtype.kind != "f":
-        return Tensor(data)
-    node.like = data.shape, dtype
-    return wrap(data, node if recorded else None)
-
-
-def shortcut(cls: type[Function]) -> Any:
-    """`Function.apply` written out for the operators and methods of tensors: for one tensor, and for two operands.
-
-    On a small array an operation is mostly Python, and a call that takes anything and loops over it is a seventh of
-    that.  What is unusual is left to ``apply``.
-
-    Returns:
-        ``f(x, options=None)`` of a tensor and the options of ``forward``, or ``f(x, y)`` of tensors and what is plain;
-        None for a ``forward`` of more inputs, or of two with options.
-    """
-
-    def one(x: Tensor, options: dict[str, Any] | None = None) -> Tensor:
+    @classmethod
+    def _unary(cls, x: Tensor, options: dict[str, Any] | None = None) -> Tensor:
+        """``apply(x, **options)``."""
         if unusual or gpu.used:
             return cls.apply(x, **(options or {}))
         node = Node()
@@ -149,9 +138,11 @@ def shortcut(cls: type[Function]) -> Any:
         data = cls.forward(node, array, **options) if options else cls.forward(node, array)
         if type(data) is not _ndarray:
             data = _asarray(data) if type(data) is array.dtype.type else _as_output(cls, data, (array,))
-        return _result(node, data, recorded)
+        return _tensor(data, node if recorded else None)
 
-    def two(x: Any, y: Any) -> Tensor:
+    @classmethod
+    def _binary(cls, x: Any, y: Any) -> Tensor:
+        """``apply(x, y)``."""
         if unusual or gpu.used:
             return cls.apply(x, y)
         node = Node()
@@ -171,15 +162,17 @@ def shortcut(cls: type[Function]) -> Any:
         if type(data) is not _ndarray:
             usual = type(x) is _ndarray and type(data) is x.dtype.type
             data = _asarray(data) if usual else _as_output(cls, data, (x, y))
-        return _result(node, data, wants_x or wants_y)
-
-    code = cls.forward.__code__
-    if code.co_argcount == 2:  # ctx and x
-        return one
-    return two if code.co_argcount == 3 and not code.co_kwonlyargcount else None
+        return _tensor(data, node if wants_x or wants_y else None)
 
 
-_YES, _NO = (True,), (False,)
+def _tensor(data: Array, node: Node | None = None) -> Tensor:
+    """A tensor of what ``forward`` returned; if it is floating point, its gradient goes to ``node``."""
+    dtype = data.dtype
+    if dtype.kind != "f":
+        return Tensor(data)
+    if node is not None:
+        node.like = data.shape, dtype
+    return wrap(data, node)
 
 
 def _plain(inputs: tuple[Any, ...]) -> list[Any]:
@@ -205,7 +198,7 @@ def outcome(cls: type[Function], arrays: list[Any], options: dict[str, Any]) -> 
 def without_gradient(cls: type[Function], inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
     """``cls.apply`` for what no gradient is taken of; inputs may be plain arrays as well."""
     data = outcome(cls, _plain(inputs), options)
-    output = wrap(data) if data.dtype.kind == "f" else Tensor(data)
+    output = _tensor(data)
     if modes.tape is not None:
         modes.tape.append((cls, inputs, options, output))
     return output

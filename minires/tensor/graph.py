@@ -77,9 +77,12 @@ def as_array(value: Any) -> Array:
 
 def added(a: Array, b: Array) -> Array:
     """a + b as an array; both have the same shape and dtype."""
-    if type(a) is type(b) and (a.size >= _LARGE or type(a) is not np.ndarray):
-        return kernels.active(a).add(a, b)
-    total = a + b if a.ndim else a[()] + b[()]
+    if type(a) is type(b):
+        if type(a) is not np.ndarray or a.size >= _LARGE:
+            return kernels.active(a).add(a, b)
+        if not a.ndim:  # numbers themselves are added in a sixth of the time
+            a, b = a[()], b[()]
+    total = a + b
     return total if type(total) is np.ndarray else as_array(total)
 
 
