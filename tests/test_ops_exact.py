@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minires import Tensor, tensor
 from minires import functional as F
 from minires.kernels import KERNELS
+from minires.tensor.operators import OPERATIONS
 from tests.devices import here
 
 FORWARD = {  # each beside the NumPy expression that defines it
@@ -111,6 +112,10 @@ def test_a_function_of_a_number_is_that_of_an_array_of_one(name, dtype, kernels)
         number, array = (getattr(tensor(np.full(shape, value, dtype)), name)() for shape in ((), (1,)))
         assert (number.shape, number.dtype) == ((), np.dtype(dtype))
         np.testing.assert_array_equal(number.numpy(), array.numpy()[0])
+
+
+def test_an_operation_takes_plain_numbers():
+    assert [OPERATIONS[name].apply(-0.5).item() for name in ("negative", "abs")] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])

@@ -26,8 +26,8 @@ def _explained(error, name, a, b):
 
 
 _ndarray = np.ndarray  # to look it up in its module takes 0.03 us
-# The shapes of two arrays of one number.  With numbers themselves, x[()], NumPy takes a sixth of the time, for functions
-# half; but it warns when whole ones leave their range, as it does not of arrays.
+# The shapes of two arrays of one number.  Of numbers themselves, x[()], NumPy makes a sum in a sixth of the time and an
+# exponential in half; but it warns when whole ones leave their range, as it does not of arrays.
 _NUMBERS = (), ()
 
 
