@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -859,6 +860,21 @@ def test_anomalies_are_found_where_they_are(rng):
         with pytest.raises(AnomalyError, match=r"^forward: BatchNorm has"):
             block(tensor(x))
     assert not np.isfinite(block(tensor(x)).numpy()).all()  # nobody looks
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_what_waits_is_looked_at_if_anomalies_are_looked_for_by_then(recording, rng):
+    x, w = tensor(np.full((1, 4, 4, 2), np.nan)), tensor(rng.standard_normal((3, 3, 2, 3)), requires_grad=recording)
+
+    @fused
+    def look():
+        y = F.conv2d(x, w)
+        assert y.due
+        with minires.detect_anomaly():
+            return y.numpy()
+
+    with nullcontext() if recording else no_grad(), pytest.raises(AnomalyError, match="Conv2d"):
+        look()
 
 
 def test_a_model_can_be_copied_and_pickled_after_a_fused_pass(rng):

@@ -34,7 +34,9 @@ def conv2d(
     Raises:
         ShapeError: wrong rank, channels that do not match, groups that do not divide, a window larger than the picture.
     """
-    x, w = pictures(x, "conv2d"), floating(w, "conv2d")
+    x, w = as_tensor(x), as_tensor(w)
+    if not (len(x.shape) == 4 and x.dtype is w.dtype and w.dtype.kind == "f"):  # else nobody need be asked
+        x, w = pictures(x, "conv2d"), floating(w, "conv2d")
     b = None if b is None else floating(b, "conv2d")
     if not isinstance(groups, int):
         raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")

@@ -78,7 +78,7 @@ def batch_norm(
     """
     x, gamma, beta = floating(x, "batch_norm"), as_tensor(gamma), as_tensor(beta)
     # who is asked in vain costs 3 us, a twentieth of a layer of one picture
-    if not gamma.like == beta.like == (x.shape[-1:], x.dtype):
+    if not (gamma.shape == beta.shape == x.shape[-1:] and gamma.dtype is beta.dtype is x.dtype):
         channels_match("batch_norm", x, gamma=gamma, beta=beta)
         same_dtype("batch_norm", x=x, gamma=gamma, beta=beta)
     running = running_statistics(x, running_mean, running_var)

@@ -195,9 +195,11 @@ def outcome(cls: type[Function], arrays: list[Any], options: dict[str, Any]) -> 
     return data if type(data) is np.ndarray else _as_output(cls, data, arrays)
 
 
-def without_gradient(cls: type[Function], inputs: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
-    """``cls.apply`` for what no gradient is taken of; inputs may be plain arrays as well."""
-    data = outcome(cls, _plain(inputs), options)
+def without_gradient(
+    cls: type[Function], inputs: tuple[Any, ...], options: dict[str, Any], arrays: list[Any] | None = None
+) -> Tensor:
+    """``cls.apply`` for what no gradient is taken of; ``arrays`` are those of the inputs, if they are known."""
+    data = outcome(cls, arrays or _plain(inputs), options)
     output = _tensor(data)
     if modes.tape is not None:
         modes.tape.append((cls, inputs, options, output))

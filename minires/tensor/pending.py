@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..backend import device_of
+from ..backend import device_of, gpu
 from ..errors import GraphError
+from .function import without_gradient
 from .modes import modes
 from .node import clock
 from .operators import plain
@@ -76,15 +77,21 @@ class Pending(Tensor):
         """Fill in the value."""
         self.check()
         if self.open:
-            result = apply(self.function, self.inputs, self.options)
+            result = self._result(self.options)
         else:  # asked for elsewhere than it was called
             before, modes.grad_enabled = modes.grad_enabled, self.recording
             try:
                 with kernels.use_kernels(*self.kernels):
-                    result = apply(self.function, self.inputs, self.options)
+                    result = self._result(self.options)
             finally:
                 modes.grad_enabled = before
         self.fill(result)
+
+    def _result(self, options: dict[str, Any]) -> Tensor:
+        """What the inputs give with these options."""
+        if self.recording or gpu.used or modes.anomaly:
+            return apply(self.function, self.inputs, options)
+        return without_gradient(self.function, self.inputs, options, self.arrays)
 
     def fill(self, result: Tensor) -> None:
         """Become what was computed."""
@@ -148,7 +155,7 @@ class Pending(Tensor):
             return super().relu()
         self.check()
         self.absorbed = True
-        return apply(self.function, self.inputs, {**self.options, "relu": True})
+        return self._result({**self.options, "relu": True})
 
     def take_in(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Pending:
         """What is due and the operation after it, as one."""
