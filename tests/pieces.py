@@ -32,7 +32,9 @@ def split(number, tile_bytes=None):
         for module, planned in ((im2col, "_plan_forward"), (im2col, "_plan_backward"), (winograd, "_planned")):  # and
             patch.setattr(module, planned, getattr(module, planned).__wrapped__)  # what was planned
         patch.setattr(im2col, "_NARROW", 4)
-        for name, value in {"CALL": 40, "SLIM": 2, "_SHORT": 2, "_FEW": 4, "_MANY": 2}.items():
+        few = range(product._FEW.start, 5)
+        sizes = {"CALL": 40, "SLIM": 2, "_SHORT": 2, "_FEW": few, "_MANY": 2, "_DIRECT": True}
+        for name, value in sizes.items():
             patch.setattr(product, name, value)
         patch.setattr(columns, "CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)

@@ -8,6 +8,7 @@ import itertools
 import threading
 import weakref
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import hypothesis.extra.numpy as some
 import numpy as np
@@ -222,6 +223,9 @@ def test_a_large_product_is_divided(a, b, parts, monkeypatch):
         ((3, 7), (7, 6), [((3, 7), (7, 3))] * 2),  # a sum of seven numbers cannot be cut
         ((3, 8), (8, 5), [((3, 8), (8, 2)), ((3, 8), (8, 3))]),  # nor can five columns
         ((5, 8), (8, 6), [((5, 8), (8, 3))] * 2),  # these rows are not few
+        ((1, 8), (8, 6), [((1, 8), (8, 3))] * 2),  # nor is one alone
+        ((2, 10), (10, 2), [((2, 10), (10, 1))] * 2),  # forty multiply-adds are small by themselves
+        ((2, 12), (12, 2), [((2, 2, 6), (1, 2, 6, 2))]),  # not so forty-eight
         ((4, 3), (3, 2), [((2, 3), (3, 2))] * 2),  # and these do not meet many weights
     ],
 )
@@ -231,6 +235,30 @@ def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, monkeypatch):
     with split(2):
         product.product(np.ones(a), np.ones(b), np.empty((*a[:-1], b[-1])))
     assert sorted(seen) == sorted(parts)
+
+
+def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch):
+    seen, plain = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+    with split(2), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(product, "_DIRECT", False)
+        product.product(np.ones((3, 8)), np.ones((8, 6)), np.empty((3, 6)))
+    assert seen == [((3, 8), (8, 3))] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["Haswell", "SkylakeX"], True),
+        (["Cooperlake"], True),
+        (["SapphireRapids"], True),
+        (["Zen", None], False),
+        ([], False),
+    ],
+)
+def test_the_blas_that_multiplies_small_matrices_as_they_are_is_known_by_its_processor(names, expected):
+    libraries = [SimpleNamespace(architecture=name) for name in names] + [SimpleNamespace()]  # MKL has no such name
+    assert product._has_direct_way(libraries) is expected
 
 
 @pytest.mark.parametrize("columns", [6, 11])

@@ -7,23 +7,35 @@ a training step of ResNet-18 two fifths longer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...backend import empty, in_pieces
+from ...backend.settings import settings
 
 SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several threads (OpenBLAS of 2^18 or 2^19)
 # OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
 CALL = 10**6
 SLIM = 64
-_FEW = 49  # rows, up to which it takes longer to repack what meets them than to add up such products,
-_MANY = 1 << 12  # if for each of them it is so many weights
+_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as it calls the processors for which it has that way
+# Rows for which it then takes longer to repack what meets them than to add up such products, if for each of them it is
+# so many weights.  One alone makes a product with a vector, for which nothing is repacked.
+_FEW = range(2, 33)
+_MANY = 1 << 12
 _SHORT = 64  # terms of a sum, below which these are too many
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 _MEMORY = 16  # multiply-adds that take about as long as to read or write a number
+
+
+def _has_direct_way(libraries: Iterable[Any]) -> bool:
+    """Whether one of these BLAS libraries multiplies small matrices without repacking them."""
+    return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
+
+
+_DIRECT = _has_direct_way(settings.libraries)  # where none has, sums of such products take longer than one product
 
 
 def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):
@@ -63,8 +75,9 @@ def product(a, b, out) -> None:
     if m * n * k < SMALL and out.size * k < _LEAST_WORK:
         np.matmul(a, b, out=out)
         return
+    few = _DIRECT and m in _FEW and m * n * k > CALL and k * n >= _MANY * m
     two_matrices = (a.size, b.size, out.size) == (m * k, k * n, m * n)
-    if m <= _FEW and k * n >= _MANY * m and two_matrices and _few_rows(a, b, out):
+    if few and two_matrices and _few_rows(a, b, out):
         return
     lengths = out.shape[::-1]
     count = max(lengths)
