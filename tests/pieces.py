@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import columns, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
+from minires.kernels.numpy import blocks, columns, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
 from minires.kernels.numpy.buffers import Kept
 
 
@@ -33,9 +33,12 @@ def split(number, tile_bytes=None):
             patch.setattr(module, planned, getattr(module, planned).__wrapped__)  # what was planned
         patch.setattr(im2col, "_NARROW", 4)
         few = range(product._FEW.start, 5)
-        sizes = {"CALL": 40, "SLIM": 2, "_SHORT": 2, "_FEW": few, "_MANY": 2, "_DIRECT": True}
+        sizes = {"CALL": 40, "_TURNED": 6, "SLIM": 2, "_SHORT": 2, "_FEW": few, "_MANY": 2}
         for name, value in sizes.items():
             patch.setattr(product, name, value)
+        for module in (blocks, columns, product):
+            patch.setattr(module, "DIRECT", True)
+        patch.setattr(tiles, "_NEAR", 8)
         patch.setattr(columns, "CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)
         patch.setattr(columns, "_LEAST_SUMMED", 4)

@@ -22,7 +22,19 @@ from minires import asnumpy
 from minires import functional as F
 from minires.backend.settings import settings as process
 from minires.kernels import KERNELS, numpy, reference
-from minires.kernels.numpy import columns, conv, depthwise, descent, im2col, pointwise, pool, product, tiles, winograd
+from minires.kernels.numpy import (
+    blocks,
+    columns,
+    conv,
+    depthwise,
+    descent,
+    im2col,
+    pointwise,
+    pool,
+    product,
+    tiles,
+    winograd,
+)
 from minires.kernels.numpy.norm_gradient import NormGradient
 from minires.kernels.window import output_size
 
@@ -241,9 +253,42 @@ def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch)
     seen, plain = [], np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
     with split(2), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "_DIRECT", False)
+        patch.setattr(product, "DIRECT", False)
         product.product(np.ones((3, 8)), np.ones((8, 6)), np.empty((3, 6)))
     assert seen == [((3, 8), (8, 3))] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "transposed", "parts"),
+    [
+        (3, True, [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),
+        (4, False, [((2, 4, 4), (1, 2, 4, 2)), ((2, 4, 4), (2, 2, 4, 2))]),
+        (4, True, [((4, 8), (8, 3))] * 2),
+    ],
+)
+def test_beside_a_transposed_matrix_fewer_rows_are_few(rows, transposed, parts, monkeypatch):
+    seen, plain = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+    with split(2):
+        product.product(np.ones((rows, 8)), np.ones((6, 8)).T if transposed else np.ones((8, 6)), np.empty((rows, 6)))
+    assert sorted(seen) == sorted(parts)
+
+
+@pytest.mark.parametrize(("direct", "pieces"), [(True, 32), (False, 1)])
+def test_columns_are_cut_where_blas_multiplies_small_matrices_as_they_are(direct, pieces, monkeypatch):
+    monkeypatch.setattr(columns, "DIRECT", direct)
+    assert columns._pieces(2048, 128, 64) == pieces
+
+
+@pytest.mark.parametrize(("direct", "channels", "copied"), [(True, 64, True), (True, 65, False), (False, 64, False)])
+def test_filters_of_one_pixel_are_copied_where_small_products_gain_by_it(direct, channels, copied, monkeypatch):
+    monkeypatch.setattr(blocks, "DIRECT", direct)
+    sizes = (1, 5, 5, channels), (1, 3, 3, 7), (1, 1, channels, 7)
+    w = np.arange(7.0 * channels).reshape(1, 1, channels, 7)
+    [[filters]] = blocks.turned(w, blocks.sides_of(*sizes, (2, 2), (0, 0), (1, 1), 1, 0), 1)
+    filters = filters.reshape(7, channels)
+    assert np.array_equal(filters, w[0, 0].T)
+    assert np.shares_memory(filters, w) is not copied
 
 
 @pytest.mark.parametrize(
@@ -258,7 +303,7 @@ def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch)
 )
 def test_the_blas_that_multiplies_small_matrices_as_they_are_is_known_by_its_processor(names, expected):
     libraries = [SimpleNamespace(architecture=name) for name in names] + [SimpleNamespace()]  # MKL has no such name
-    assert product._has_direct_way(libraries) is expected
+    assert product._is_direct(libraries) is expected
 
 
 @pytest.mark.parametrize("columns", [6, 11])
@@ -446,11 +491,15 @@ def test_filters_that_scatter_are_not_turned_around(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "channels", "faster"),
-    [(31, 64, False), (32, 64, True), (127, 128, False), (128, 128, True), (219, 128, True), (220, 128, False),
-     (511, 128, False), (512, 128, True), (511, 256, False), (512, 256, True), (1, 8, True)],
+    ("pixels", "channels", "direct", "faster"),
+    [(31, 64, True, False), (32, 64, True, True), (127, 128, True, False), (128, 128, True, True),
+     (219, 128, True, True), (220, 128, True, False), (511, 128, True, False), (512, 128, True, True),
+     (511, 256, True, False), (512, 256, True, True), (1, 8, True, True),
+     (7, 16, False, False), (8, 16, False, True), (127, 64, False, False), (128, 64, False, True),
+     (511, 256, False, False), (512, 256, False, True), (1, 4, False, True)],
 )  # fmt: skip
-def test_winograd_is_for_pictures_that_are_worth_its_filters(pixels, channels, faster):
+def test_winograd_is_for_pictures_that_are_worth_its_filters(pixels, channels, direct, faster, monkeypatch):
+    monkeypatch.setattr(winograd, "DIRECT", direct)
     assert winograd.applies(pixels, (3, 3, channels, channels), (1, 1), (1, 1), (1, 1), 1) == faster
 
 
@@ -558,11 +607,14 @@ def test_a_part_of_a_picture_is_that_of_one_with_a_wide_border(rng):
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 3, 40, 33), (1, 100, 1), (3, 1, 17), (2, 16, 4), (0, 3)])
-def test_a_transposed_array_is_that_of_numpy(rng, shape):
+@pytest.mark.parametrize("near", [-1, 1 << 14])
+def test_a_transposed_array_is_that_of_numpy(rng, shape, near, monkeypatch):
+    monkeypatch.setattr(tiles, "_NEAR", near)
     w = rng.standard_normal(shape)
     for array in (w, np.asfortranarray(w)):
         result = tiles.transposed(array)
         assert result.flags.c_contiguous
+        assert not np.shares_memory(result, array)
         np.testing.assert_array_equal(result, w.swapaxes(-1, -2), strict=True)
 
 

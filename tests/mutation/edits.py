@@ -12,8 +12,8 @@ from . import operators
 # what decides only how work is cut, or which of two ways to one result is taken: thresholds, and functions of them
 KNOBS = {
     "_SMALL", "_LEAST", "_LEAST_WORK", "_LEAST_ROWS", "_CHUNK", "_TILE_BYTES", "_NARROW", "_LARGE_FILTERS", "_WINDOWS",
-    "_KEPT", "_MOST_PARTS", "_WANTED", "_LEAST_WINDOWS", "_MOST_BLOCKS", "_BLOCKS", "_PARTS", "LONG", "SMALL",
-    "_MEMORY", "_FEW", "_MANY", "_SHORT", "CALL", "SLIM", "_DIRECT",
+    "_KEPT", "_NEAR", "_MOST_PARTS", "_WANTED", "_LEAST_WINDOWS", "_MOST_BLOCKS", "_BLOCKS", "_PARTS", "LONG", "SMALL",
+    "_MEMORY", "_FEW", "_MANY", "_SHORT", "CALL", "SLIM", "DIRECT", "_TURNED",
     "least_rows", "_least", "least", "_bytes_per_row", "one", "large", "limit",
 }  # fmt: skip
 ERRORS = {"_explained", "arithmetic"}  # functions that only say what is wrong

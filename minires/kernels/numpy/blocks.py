@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..window import Pair
+from .product import DIRECT, SLIM
 from .tiles import transposed
 
 
@@ -74,8 +75,9 @@ def turned(w, sides, groups: int) -> list[list[np.ndarray]]:
     They are (groups, 1, taps * O/groups, pixels * C/groups).
     """
     kh, kw, per_group, out = w.shape
-    if (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]:
-        return [[w.swapaxes(2, 3)]]  # BLAS reads it either way
+    one_pixel = (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]
+    if one_pixel and not (DIRECT and per_group <= SLIM):
+        return [[w.swapaxes(2, 3)]]  # BLAS repacks it either way; of small products only if it is transposed
     turned: list[list[np.ndarray]] = []
     for above, beside in sides:
         if (len(above.pixels), len(beside.pixels)) == (1, 1):  # all their taps, the last one first

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..window import Pair
 from .buffers import scratch, view, zeros
-from .product import CALL, SLIM
+from .product import CALL, DIRECT, SLIM
 
-_LEAST_ROWS = 16  # of a product for which nothing is repacked, see `CALL`
+_LEAST_ROWS = 16  # of a small product, see `CALL`
 _LEAST_SUMMED = 64  # of one whose result, as large as the filters, is added to the others
 
 
@@ -99,7 +99,7 @@ class Columns:
 def _pieces(rows: int, taps: int, columns: int) -> int:
     """In how many products of equal size BLAS does it best."""
     most = CALL // max(1, taps * columns)
-    if columns > SLIM or rows <= most or most < _LEAST_ROWS:
+    if not DIRECT or columns > SLIM or rows <= most or most < _LEAST_ROWS:
         return 1
     number = -(-rows // most)
     return next((k for k in range(number, 2 * number) if rows % k == 0), 1)

@@ -17,12 +17,14 @@ from ...backend import empty, in_pieces
 from ...backend.settings import settings
 
 SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several threads (OpenBLAS of 2^18 or 2^19)
-# OpenBLAS has a faster way for products of at most so many multiply-adds, up to so many columns: nothing is repacked
-CALL = 10**6
-SLIM = 64
-_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as it calls the processors for which it has that way
-# Rows for which it then takes longer to repack what meets them than to add up such products, if for each of them it is
-# so many weights.  One alone makes a product with a vector, for which nothing is repacked.
+# With AVX-512 OpenBLAS multiplies small matrices as they lie (its pull request 3335); all others it repacks first.  To
+# cut a product into small ones pays
+SLIM = 64  # up to so many columns; small are
+CALL = 10**6  # so many multiply-adds and, where the second matrix is transposed,
+_TURNED = 1200  # so many numbers of the result
+_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS calls these processors
+# Rows for which it takes longer to repack what meets them than to add up small products, if for each of them it is so
+# many weights.  One alone makes a product with a vector, for which nothing is repacked.
 _FEW = range(2, 33)
 _MANY = 1 << 12
 _SHORT = 64  # terms of a sum, below which these are too many
@@ -30,12 +32,12 @@ _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 _MEMORY = 16  # multiply-adds that take about as long as to read or write a number
 
 
-def _has_direct_way(libraries: Iterable[Any]) -> bool:
-    """Whether one of these BLAS libraries multiplies small matrices without repacking them."""
+def _is_direct(libraries: Iterable[Any]) -> bool:
+    """Whether one of these BLAS libraries multiplies small matrices as they lie."""
     return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
 
 
-_DIRECT = _has_direct_way(settings.libraries)  # where none has, sums of such products take longer than one product
+DIRECT = _is_direct(settings.libraries)  # if not, a large product cut into small ones takes longer
 
 
 def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):
@@ -75,7 +77,7 @@ def product(a, b, out) -> None:
     if m * n * k < SMALL and out.size * k < _LEAST_WORK:
         np.matmul(a, b, out=out)
         return
-    few = _DIRECT and m in _FEW and m * n * k > CALL and k * n >= _MANY * m
+    few = DIRECT and m in _FEW and m * n * k > CALL and k * n >= _MANY * m
     two_matrices = (a.size, b.size, out.size) == (m * k, k * n, m * n)
     if few and two_matrices and _few_rows(a, b, out):
         return
@@ -102,7 +104,8 @@ def _few_rows(a, b, out) -> bool:
     (m, n), k = out.shape[-2:], a.shape[-1]
     strips = n // SLIM
     terms = next((t for t in range(1, k // _SHORT + 1) if k % t == 0 and m * (k // t) * SLIM <= CALL), 0)
-    if not terms or n % SLIM:
+    transposed = b.strides[-2] < b.strides[-1]
+    if not terms or n % SLIM or (transposed and m * SLIM > _TURNED):
         return False
     left = a.reshape(m, terms, k // terms).swapaxes(0, 1)
     right = b.reshape(terms, k // terms, strips, SLIM).transpose(2, 0, 1, 3)

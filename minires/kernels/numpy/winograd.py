@@ -30,7 +30,7 @@ import numpy as np
 from ...backend import empty, get_num_threads, in_pieces
 from ..window import Pair
 from .buffers import Kept, view
-from .product import SMALL, multiplier, product
+from .product import DIRECT, SMALL, multiplier, product
 from .tiles import Finish, Tile, fill, tiles
 
 _ROWS = 4  # of the result, from _ROWS + 2 of the picture
@@ -40,7 +40,7 @@ _TILE_BYTES = 430_000
 _NARROW = 16  # channels, up to which tiles are twice as large: else the calls on them are too short for two threads
 _LARGE_FILTERS = 1 << 14  # weights in a row of them, from which on a tile has at least so many windows:
 _WINDOWS = 1024
-# pixels times weights of a tap, up to which each of the products is small enough that OpenBLAS repacks nothing
+# pixels times weights of a tap, up to which each of the products is small enough for `DIRECT`
 _UNPACKED = 3_600_000
 _KEPT = 8  # sets of buffers in each thread
 _LEAST_WORK = 1 << 24  # multiply-adds that are worth another thread
@@ -74,14 +74,15 @@ def _transforms_in(dtype: np.dtype) -> tuple[np.ndarray, ...]:
 def applies(pixels: int, w_shape, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> bool:
     """Whether `convolve` and `gradients` can do it, and are worth it for so many pixels of the result.
 
-    They need three rows of stride 1 and no more padding than a window.  Transforming the filters costs as much as about
-    a hundred pixels save with each of them, or 500 if BLAS repacks these for each product (measured for 32 to 512
-    channels).
+    They need three rows of stride 1 and no more padding than a window.  It takes some pixels to save what it costs to
+    transform the filters, and more where BLAS repacks these for each product (measured for 16 to 512 channels, with
+    AVX2 and AVX-512).
     """
     fits = all(p < k for p, k in zip(padding, w_shape, strict=False))
     fits = fits and w_shape[0] == 3 and stride == dilation == (1, 1) and groups == 1
     weights = w_shape[2] * w_shape[3]
-    return fits and pixels >= (weights // 128 if pixels * weights <= _UNPACKED else 512)
+    repacked = not DIRECT or pixels * weights > _UNPACKED
+    return fits and pixels >= (min(weights // 32, 512) if repacked else weights // 128)
 
 
 class _Plan(NamedTuple):
