@@ -76,8 +76,8 @@ def turned(w, sides, groups: int) -> list[list[np.ndarray]]:
     """
     kh, kw, per_group, out = w.shape
     one_pixel = (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]
-    if one_pixel and not (DIRECT and per_group <= SLIM):
-        return [[w.swapaxes(2, 3)]]  # BLAS repacks it either way; of small products only if it is transposed
+    if one_pixel and not (DIRECT and per_group <= SLIM):  # if its products are small, a copy need not be repacked
+        return [[w.swapaxes(2, 3)]]
     turned: list[list[np.ndarray]] = []
     for above, beside in sides:
         if (len(above.pixels), len(beside.pixels)) == (1, 1):  # all their taps, the last one first

@@ -17,11 +17,11 @@ from ...backend import empty, in_pieces
 from ...backend.settings import settings
 
 SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several threads (OpenBLAS of 2^18 or 2^19)
-# With AVX-512 OpenBLAS multiplies small matrices as they lie (its pull request 3335); all others it repacks first.  To
-# cut a product into small ones pays
-SLIM = 64  # up to so many columns; small are
-CALL = 10**6  # so many multiply-adds and, where the second matrix is transposed,
-_TURNED = 1200  # so many numbers of the result
+# If the processor has AVX-512, OpenBLAS multiplies small matrices as they lie (its pull request 3335).  All others it
+# repacks first, so that it may pay to cut a product into small ones.
+CALL = 10**6  # multiply-adds, up to which a product is small,
+_TURNED = 1200  # and numbers of its result, if the second matrix is transposed
+SLIM = 64  # columns, up to which cutting pays
 _AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS calls these processors
 # Rows for which it takes longer to repack what meets them than to add up small products, if for each of them it is so
 # many weights.  One alone makes a product with a vector, for which nothing is repacked.
@@ -37,7 +37,7 @@ def _is_direct(libraries: Iterable[Any]) -> bool:
     return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
 
 
-DIRECT = _is_direct(settings.libraries)  # if not, a large product cut into small ones takes longer
+DIRECT = _is_direct(settings.libraries)  # whether cutting pays at all
 
 
 def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):

@@ -40,7 +40,7 @@ _TILE_BYTES = 430_000
 _NARROW = 16  # channels, up to which tiles are twice as large: else the calls on them are too short for two threads
 _LARGE_FILTERS = 1 << 14  # weights in a row of them, from which on a tile has at least so many windows:
 _WINDOWS = 1024
-# pixels times weights of a tap, up to which each of the products is small enough for `DIRECT`
+# pixels times weights of a tap, up to which each of the products is small, see `CALL` in `product`
 _UNPACKED = 3_600_000
 _KEPT = 8  # sets of buffers in each thread
 _LEAST_WORK = 1 << 24  # multiply-adds that are worth another thread
