@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 import minires
-from minires.kernels.numpy import blocks, columns, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
+from minires.kernels.numpy import columns, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
 from minires.kernels.numpy.buffers import Kept
 
 
@@ -36,7 +36,7 @@ def split(number, tile_bytes=None):
         sizes = {"CALL": 40, "_TURNED": 6, "SLIM": 2, "_SHORT": 2, "_FEW": few, "_MANY": 2}
         for name, value in sizes.items():
             patch.setattr(product, name, value)
-        for module in (blocks, columns, product):
+        for module in (columns, product):
             patch.setattr(module, "DIRECT", True)
         patch.setattr(tiles, "_NEAR", 8)
         patch.setattr(columns, "CALL", 300)

@@ -259,36 +259,58 @@ def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("rows", "transposed", "parts"),
+    ("rows", "layout", "parts"),
     [
-        (3, True, [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),
-        (4, False, [((2, 4, 4), (1, 2, 4, 2)), ((2, 4, 4), (2, 2, 4, 2))]),
-        (4, True, [((4, 8), (8, 3))] * 2),
+        (3, "transposed", [((2, 3, 4), (1, 2, 4, 2)), ((2, 3, 4), (2, 2, 4, 2))]),
+        (4, "transposed", [((4, 8), (8, 3))] * 2),
+        (4, "upside down", [((2, 4, 4), (1, 2, 4, 2)), ((2, 4, 4), (2, 2, 4, 2))]),
     ],
 )
-def test_beside_a_transposed_matrix_fewer_rows_are_few(rows, transposed, parts, monkeypatch):
+def test_beside_a_transposed_matrix_fewer_rows_are_few(rows, layout, parts, monkeypatch):
     seen, plain = [], np.matmul
     monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
     with split(2):
-        product.product(np.ones((rows, 8)), np.ones((6, 8)).T if transposed else np.ones((8, 6)), np.empty((rows, 6)))
+        b = np.ones((6, 8)).T if layout == "transposed" else np.ones((8, 6))[::-1]
+        product.product(np.ones((rows, 8)), b, np.empty((rows, 6)))
     assert sorted(seen) == sorted(parts)
 
 
 @pytest.mark.parametrize(("direct", "pieces"), [(True, 32), (False, 1)])
 def test_columns_are_cut_where_blas_multiplies_small_matrices_as_they_are(direct, pieces, monkeypatch):
     monkeypatch.setattr(columns, "DIRECT", direct)
-    assert columns._pieces(2048, 128, 64) == pieces
+    assert columns.pieces(2048, 128, 64) == pieces
 
 
-@pytest.mark.parametrize(("direct", "channels", "copied"), [(True, 64, True), (True, 65, False), (False, 64, False)])
-def test_filters_of_one_pixel_are_copied_where_small_products_gain_by_it(direct, channels, copied, monkeypatch):
-    monkeypatch.setattr(blocks, "DIRECT", direct)
-    sizes = (1, 5, 5, channels), (1, 3, 3, 7), (1, 1, channels, 7)
-    w = np.arange(7.0 * channels).reshape(1, 1, channels, 7)
-    [[filters]] = blocks.turned(w, blocks.sides_of(*sizes, (2, 2), (0, 0), (1, 1), 1, 0), 1)
-    filters = filters.reshape(7, channels)
-    assert np.array_equal(filters, w[0, 0].T)
-    assert np.shares_memory(filters, w) is not copied
+@pytest.mark.parametrize(
+    ("direct", "windows", "channels", "filters", "copied"),
+    [
+        (True, 2048, 64, 128, True),
+        (True, 122, 64, 128, False),  # one small product
+        (True, 2048, 65, 128, False),
+        (True, 2048, 64, 1000, False),  # never small
+        (False, 2048, 64, 128, False),
+    ],
+)
+def test_filters_of_one_pixel_are_copied_if_their_product_is_cut(
+    direct, windows, channels, filters, copied, monkeypatch
+):
+    monkeypatch.setattr(columns, "DIRECT", direct)
+    sizes = (1, 5, 5, channels), (1, 3, 3, filters), (1, 1, channels, filters)
+    w = np.arange(1.0 * filters * channels).reshape(1, 1, channels, filters)
+    [[turned]] = blocks.turned(w, blocks.sides_of(*sizes, (2, 2), (0, 0), (1, 1), 1, 0), 1, windows)
+    turned = turned.reshape(filters, channels)
+    assert np.array_equal(turned, w[0, 0].T)
+    assert np.shares_memory(turned, w) is not copied
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_filters_know_how_many_windows_they_meet_at_once(number, monkeypatch):
+    seen, plain = [], im2col.turned
+    monkeypatch.setattr(im2col, "turned", lambda *given: seen.append(given[-1]) or plain(*given))
+    x, w, dy = np.ones((6, 5, 7, 3)), np.ones((1, 1, 3, 4)), np.ones((6, 3, 4, 4))
+    with in_threads(number):
+        numpy.conv2d_backward(dy, None, w, x.shape, w.shape, (2, 2), (0, 0), (1, 1), 1)
+    assert seen == [6 // number * 3 * 4]
 
 
 @pytest.mark.parametrize(
@@ -494,7 +516,8 @@ def test_filters_that_scatter_are_not_turned_around(monkeypatch):
     ("pixels", "channels", "direct", "faster"),
     [(31, 64, True, False), (32, 64, True, True), (127, 128, True, False), (128, 128, True, True),
      (219, 128, True, True), (220, 128, True, False), (511, 128, True, False), (512, 128, True, True),
-     (511, 256, True, False), (512, 256, True, True), (1, 8, True, True),
+     (511, 256, True, False), (512, 256, True, True), (1, 8, True, True), (390, 96, True, True), (391, 96, True, True),
+     (287, 96, False, False), (288, 96, False, True),
      (7, 16, False, False), (8, 16, False, True), (127, 64, False, False), (128, 64, False, True),
      (511, 256, False, False), (512, 256, False, True), (1, 4, False, True)],
 )  # fmt: skip

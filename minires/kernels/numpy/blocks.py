@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..window import Pair
-from .product import DIRECT, SLIM
+from .columns import pieces
 from .tiles import transposed
 
 
@@ -69,14 +69,14 @@ def _reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -
     }
 
 
-def turned(w, sides, groups: int) -> list[list[np.ndarray]]:
+def turned(w, sides, groups: int, count: int) -> list[list[np.ndarray]]:
     """w (KH, KW, C/groups, O) -> the filters through which each row of a block sees dy, for each of the sides.
 
-    They are (groups, 1, taps * O/groups, pixels * C/groups).
+    They are (groups, 1, taps * O/groups, pixels * C/groups), and meet ``count`` windows at once.
     """
     kh, kw, per_group, out = w.shape
     one_pixel = (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]
-    if one_pixel and not (DIRECT and per_group <= SLIM):  # if its products are small, a copy need not be repacked
+    if one_pixel and pieces(count, out, per_group) == 1:  # in small ones a transposed matrix is repacked
         return [[w.swapaxes(2, 3)]]
     turned: list[list[np.ndarray]] = []
     for above, beside in sides:

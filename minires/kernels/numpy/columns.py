@@ -62,7 +62,7 @@ class Columns:
     def __init__(self, n: int, channels: int, counts: Pair, kernel: Pair, stride: Pair, dilation: Pair, groups: int,
                  out: int, dtype) -> None:  # fmt: skip
         taps, rows, per_group = prod(kernel), n * prod(counts), channels // groups
-        self.pieces = _pieces(rows, taps * per_group, out)
+        self.pieces = pieces(rows, taps * per_group, out)
         self.matrix = groups, self.pieces, rows // self.pieces, taps * per_group
         self.as_they_are = kernel == stride == (1, 1)  # the pixels are their columns
         together = kernel[1] if dilation[1] == groups == 1 else 1
@@ -96,7 +96,7 @@ class Columns:
         return self.columns
 
 
-def _pieces(rows: int, taps: int, columns: int) -> int:
+def pieces(rows: int, taps: int, columns: int) -> int:
     """In how many products of equal size BLAS does it best."""
     most = CALL // max(1, taps * columns)
     if not DIRECT or columns > SLIM or rows <= most or most < _LEAST_ROWS:

@@ -92,6 +92,7 @@ class _Cut(NamedTuple):
     small: bool  # whether BLAS takes one thread for all of it whatever is set
     sides: Any = ()  # see `sides_of`; none if dx is scattered or not wanted, or if no window sees a pixel
     scattered: bool = False
+    windows: int = 0  # of dy that meet the filters of dx at once
 
 
 @lru_cache(maxsize=64)
@@ -109,7 +110,8 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     row = max(plan.row(), plan.block_row(), *(plan.blocks[1] * a.taps * b.taps * w_shape[3] for a, b in sides))
     parts = plan.tiles(max(y_shape[1], plan.blocks[0]), row, itemsize, limit, threads)
     small = plan.work() * prod(window[0]) < SMALL  # zeros may be multiplied, too, see `_NARROW`
-    return _Cut(plan, parts, plan.least(parts), small, sides, scattered)
+    windows = prod(parts[0].shape) * plan.blocks[1] if parts else 0
+    return _Cut(plan, parts, plan.least(parts), small, sides, scattered, windows)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
@@ -142,7 +144,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
     cut = _plan_backward(x_shape, dy.shape, w_shape, window, w is not None, itemsize, _TILE_BYTES, get_num_threads())
     plan, sides, multiply = cut.plan, cut.sides, multiplier(cut.tiles)
     dx: Any = None if w is None else empty(x_shape, dy.dtype)
-    filters: list[list[np.ndarray]] = [] if w is None or cut.scattered else turned(w, sides, plan.groups)
+    filters: list[list[np.ndarray]] = [] if w is None or cut.scattered else turned(w, sides, plan.groups, cut.windows)
 
     def work(part: range) -> Any:
         total: Any = None

@@ -17,27 +17,27 @@ from ...backend import empty, in_pieces
 from ...backend.settings import settings
 
 SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several threads (OpenBLAS of 2^18 or 2^19)
-# If the processor has AVX-512, OpenBLAS multiplies small matrices as they lie (its pull request 3335).  All others it
-# repacks first, so that it may pay to cut a product into small ones.
-CALL = 10**6  # multiply-adds, up to which a product is small,
-_TURNED = 1200  # and numbers of its result, if the second matrix is transposed
+# With AVX-512 OpenBLAS multiplies small matrices as they lie (its pull request 3335).  Larger ones it repacks first, so
+# that it may pay to cut a product into small ones.
+CALL = 10**6  # multiply-adds, up to which a product is small;
+_TURNED = 1200  # if only the second matrix is transposed, numbers of the result, the sums being of 32 terms or more
 SLIM = 64  # columns, up to which cutting pays
 _AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS calls these processors
 # Rows for which it takes longer to repack what meets them than to add up small products, if for each of them it is so
 # many weights.  One alone makes a product with a vector, for which nothing is repacked.
 _FEW = range(2, 33)
 _MANY = 1 << 12
-_SHORT = 64  # terms of a sum, below which these are too many
+_SHORT = 64  # terms of a sum, below which these are too many; see `_TURNED`, too
 _LEAST_WORK = 1 << 23  # multiply-adds that are worth another thread
 _MEMORY = 16  # multiply-adds that take about as long as to read or write a number
 
 
 def _is_direct(libraries: Iterable[Any]) -> bool:
-    """Whether one of these BLAS libraries multiplies small matrices as they lie."""
+    """Whether one of these BLAS libraries, hopefully NumPy's, multiplies small matrices as they lie."""
     return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
 
 
-DIRECT = _is_direct(settings.libraries)  # whether cutting pays at all
+DIRECT = _is_direct(settings.libraries)
 
 
 def matmul(a, b, transpose_a: bool = False, transpose_b: bool = False):
@@ -104,7 +104,7 @@ def _few_rows(a, b, out) -> bool:
     (m, n), k = out.shape[-2:], a.shape[-1]
     strips = n // SLIM
     terms = next((t for t in range(1, k // _SHORT + 1) if k % t == 0 and m * (k // t) * SLIM <= CALL), 0)
-    transposed = b.strides[-2] < b.strides[-1]
+    transposed = abs(b.strides[-2]) < abs(b.strides[-1])
     if not terms or n % SLIM or (transposed and m * SLIM > _TURNED):
         return False
     left = a.reshape(m, terms, k // terms).swapaxes(0, 1)
