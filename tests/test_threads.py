@@ -451,17 +451,17 @@ OWN = {"scipy_openblas_get_num_threads64_": lambda: 5, "scipy_openblas_set_num_t
 
 
 @pytest.mark.parametrize(
-    "library",
+    ("api", "layer", "symbols"),
     [
-        Library("mkl", "gnu"),
-        Library("openblas", "openmp", **OWN),  # there each thread has its own number
-        Library("openblas", "pthreads"),
-        Library("openblas", "pthreads", scipy_openblas_get_num_threads64_=lambda: 5),
+        ("mkl", "gnu", {}),
+        ("openblas", "openmp", OWN),  # there each thread has its own number
+        ("openblas", "pthreads", {}),
+        ("openblas", "pthreads", {"scipy_openblas_get_num_threads64_": lambda: 5}),
     ],
 )
 @pytest.mark.parametrize("clears", [False, True])
-def test_a_blas_of_another_kind_is_told_through_threadpoolctl(library, clears):
-    library.calls.clear()
+def test_a_blas_of_another_kind_is_told_through_threadpoolctl(api, layer, symbols, clears):
+    library = Library(api, layer, **symbols)
     if clears:
         library.clear_controlling_thread = lambda: library.calls.append("clear")
     threads, use = process._functions(library)
