@@ -204,6 +204,14 @@ def test_matmul_is_that_of_numpy(case, dtype, cut, layout):
     agree(np.asarray(fast), np.asarray(slow), shapes[1][0], sizes)
 
 
+@pytest.fixture
+def products(monkeypatch):
+    """The shapes of the two factors of every matrix product, as they come."""
+    shapes, plain = [], np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: shapes.append((a.shape, b.shape)) or plain(a, b, out=out))
+    return shapes
+
+
 @pytest.mark.parametrize(
     ("a", "b", "parts"),
     [
@@ -217,12 +225,10 @@ def test_matmul_is_that_of_numpy(case, dtype, cut, layout):
         ((2, 4, 7), (2, 7, 12), [(2, 7, 4)] * 3),  # columns of each
     ],
 )
-def test_a_large_product_is_divided(a, b, parts, monkeypatch):
-    seen, plain = [], np.matmul
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+def test_a_large_product_is_divided(a, b, parts, products):
     with split(3):
         numpy.matmul(np.ones(a), np.ones(b))
-    assert sorted(next(s for s in shapes if s in parts) for shapes in seen) == sorted(parts)
+    assert sorted(next(s for s in shapes if s in parts) for shapes in products) == sorted(parts)
 
 
 @pytest.mark.parametrize(
@@ -241,21 +247,17 @@ def test_a_large_product_is_divided(a, b, parts, monkeypatch):
         ((4, 3), (3, 2), [((2, 3), (3, 2))] * 2),  # and these do not meet many weights
     ],
 )
-def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, monkeypatch):
-    seen, plain = [], np.matmul
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+def test_a_product_of_few_rows_is_a_sum_of_small_ones(a, b, parts, products):
     with split(2):
         product.product(np.ones(a), np.ones(b), np.empty((*a[:-1], b[-1])))
-    assert sorted(seen) == sorted(parts)
+    assert sorted(products) == sorted(parts)
 
 
-def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch):
-    seen, plain = [], np.matmul
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(products):
     with split(2), pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "DIRECT", False)
         product.product(np.ones((3, 8)), np.ones((8, 6)), np.empty((3, 6)))
-    assert seen == [((3, 8), (8, 3))] * 2
+    assert products == [((3, 8), (8, 3))] * 2
 
 
 @pytest.mark.parametrize(
@@ -266,13 +268,11 @@ def test_few_rows_are_not_cut_where_blas_repacks_small_products_too(monkeypatch)
         (4, "upside down", [((2, 4, 4), (1, 2, 4, 2)), ((2, 4, 4), (2, 2, 4, 2))]),
     ],
 )
-def test_beside_a_transposed_matrix_fewer_rows_are_few(rows, layout, parts, monkeypatch):
-    seen, plain = [], np.matmul
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: seen.append((a.shape, b.shape)) or plain(a, b, out=out))
+def test_beside_a_transposed_matrix_fewer_rows_are_few(rows, layout, parts, products):
     with split(2):
         b = np.ones((6, 8)).T if layout == "transposed" else np.ones((8, 6))[::-1]
         product.product(np.ones((rows, 8)), b, np.empty((rows, 6)))
-    assert sorted(seen) == sorted(parts)
+    assert sorted(products) == sorted(parts)
 
 
 @pytest.mark.parametrize(("direct", "pieces"), [(True, 32), (False, 1)])

@@ -33,7 +33,10 @@ _MEMORY = 16  # multiply-adds that take about as long as to read or write a numb
 
 
 def _is_direct(libraries: Iterable[Any]) -> bool:
-    """Whether one of these BLAS libraries, hopefully NumPy's, multiplies small matrices as they lie."""
+    """Whether one of the BLAS libraries of this process multiplies small matrices as they lie.
+
+    Which of them is NumPy's cannot be told; with a wrong guess products take longer, and are right.
+    """
     return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
 
 
