@@ -75,9 +75,9 @@ def turned(w, sides, groups: int, count: int) -> list[list[np.ndarray]]:
     They are (groups, 1, taps * O/groups, pixels * C/groups), and meet ``count`` windows at once.
     """
     kh, kw, per_group, out = w.shape
-    one_pixel = (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]
-    if one_pixel and pieces(count, out, per_group) == 1:  # in small ones a transposed matrix is repacked
-        return [[w.swapaxes(2, 3)]]
+    if (kh, kw, groups) == (1, 1, 1) and [len(beside.pixels) for _, beside in sides] == [1]:
+        # a product that is cut is a product of small ones, and with those a transposed matrix is repacked
+        return [[transposed(w) if pieces(count, out, per_group) > 1 else w.swapaxes(2, 3)]]
     turned: list[list[np.ndarray]] = []
     for above, beside in sides:
         if (len(above.pixels), len(beside.pixels)) == (1, 1):  # all their taps, the last one first

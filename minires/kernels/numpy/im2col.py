@@ -181,7 +181,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
     totals = [total for total, _ in results if total is not None]
     dw = sum(totals[1:], totals[0]) if totals else zeros(w_shape, dy.dtype)
     dw = dw.reshape(plan.groups, *w_shape[:3], w_shape[3] // plan.groups)
-    return dx, np.ascontiguousarray(np.moveaxis(dw, 0, 3)).reshape(w_shape), finished
+    return dx, np.ascontiguousarray(dw.transpose(1, 2, 3, 0, 4)).reshape(w_shape), finished
 
 
 class _Buffers:

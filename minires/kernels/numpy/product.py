@@ -90,6 +90,9 @@ def product(a, b, out) -> None:
     others = (slice(None),) * (axis - 1)
 
     def work(part: range) -> None:
+        if len(part) == count:  # by one thread: a microsecond less
+            np.matmul(a, b, out=out)
+            return
         some = (..., slice(part.start, part.stop), *others)
         left, right = (
             f[some] if axis != whole and f.ndim >= axis and f.shape[-axis] > 1 else f for f, whole in ((a, 1), (b, 2))

@@ -38,7 +38,9 @@ _POINTS = _ROWS + 2
 # transformed rows of one tile: they and their products stay in the second-level cache
 _TILE_BYTES = 430_000
 _NARROW = 16  # channels, up to which tiles are twice as large: else the calls on them are too short for two threads
-_LARGE_FILTERS = 1 << 14  # weights in a row of them, from which on a tile has at least so many windows:
+# weights in a row of the filters, from which on a tile has at least so many windows; fewer where BLAS repacks the
+# filters for each product, however small (measured with AVX-512 and with AVX2)
+_LARGE_FILTERS = 1 << 14 if DIRECT else 1 << 11
 _WINDOWS = 1024
 # pixels times weights of a tap, up to which each of the products is small, see `CALL` in `product`
 _UNPACKED = 3_600_000
