@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from minires.backend import in_pieces, processors
-from minires.backend.processors import Place
+from minires.backend import in_pieces, processors, threads
+from minires.backend.processors import Place, enough_for
 
 from .pieces import in_threads
 
@@ -33,6 +33,21 @@ def test_a_thread_wakes_anywhere_but_beside_the_one_that_wakes_it(told):
         place.let_go()  # there is nothing more to do
         assert told == [(7, {1, 2}), (0, {0, 1, 2})]
         told.clear()
+
+
+def test_a_thread_that_is_kept_away_is_told_again_only_if_something_has_changed(told, monkeypatch):
+    place = Place()
+    for _ in range(3):
+        place.keep_away(7, 2)
+    assert told == [(7, {1, 2})]
+    monkeypatch.setattr(processors, "processor", lambda: 2)  # the one that wakes it was moved
+    place.keep_away(7, 2)
+    assert told[1:] == [(7, {0, 1})]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {1, 2}, raising=False)  # and then held to two
+    place.keep_away(7, 2)
+    assert told[2:] == [(7, {1})]
+    place.let_go()
+    assert told[3:] == [(0, {1, 2})]
 
 
 def test_more_threads_than_processors_wake_where_they_like(told):
@@ -77,10 +92,29 @@ def test_systems_that_have_no_such_thing(monkeypatch):
     assert processors._which() is None
 
 
-def test_helpers_are_placed_before_they_are_woken(monkeypatch):
-    placed, freed, waiting = [], [], threading.Barrier(3)
+@pytest.mark.parametrize(("processors", "threads", "enough"), [(2, 2, True), (3, 2, True), (1, 2, False)])
+@pytest.mark.parametrize("told", [True, False], ids=["by its affinity", "by the machine"])
+def test_whether_there_are_enough(processors, threads, enough, told, monkeypatch):
+    if told:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(range(processors)), raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert enough_for(threads) == enough
+
+
+def test_if_nobody_can_say_there_is_one(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert enough_for(1)
+    assert not enough_for(2)
+
+
+def test_helpers_are_placed_before_they_are_woken_and_let_go_when_they_rest(monkeypatch):
+    placed, freed, waiting, rests = [], [], threading.Barrier(3), threading.Semaphore(0)
     monkeypatch.setattr(Place, "keep_away", lambda place, *call: placed.append(call))
-    monkeypatch.setattr(Place, "let_go", lambda place: freed.append(threading.get_native_id()))
+    monkeypatch.setattr(Place, "let_go", lambda place: (freed.append(threading.get_native_id()), rests.release()))
+    monkeypatch.setattr(threads, "_REST", 0)
 
     def work(part):
         waiting.wait(60)  # each part has a thread of its own
@@ -88,9 +122,11 @@ def test_helpers_are_placed_before_they_are_woken(monkeypatch):
 
     with in_threads(3):
         here, *others = in_pieces(work, 3)
-    assert here == threading.get_native_id()
-    assert sorted(placed) == sorted((thread, 3) for thread in others)
-    assert sorted(freed) == sorted(others)
+        assert here == threading.get_native_id()
+        assert sorted(placed) == sorted((thread, 3) for thread in others)
+        while not set(others) <= set(freed):
+            assert rests.acquire(timeout=60)
+    assert here not in freed
 
 
 @pytest.mark.skipif(processors.processor is None, reason="threads cannot be told where to run here")

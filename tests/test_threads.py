@@ -531,33 +531,69 @@ def test_what_somebody_sets_meanwhile_stays(switching):
 
 
 class Lock:
-    """One that is free when it has been asked so often, and notes whether somebody waits asleep."""
+    """One that is free when it has been asked so often, and notes for how long somebody waits asleep; 0 is awake."""
 
     def __init__(self, free_at):
         self.free_at, self.asked = free_at, []
 
-    def acquire(self, blocking=True):
-        self.asked.append(blocking)
-        return blocking or len(self.asked) == self.free_at
+    def acquire(self, blocking=True, timeout=-1):
+        self.asked.append(timeout if blocking else 0)
+        return len(self.asked) == self.free_at
 
 
-@pytest.mark.parametrize(("gil", "processors", "awake"), [
-    (False, 3, True), (False, 2, True), (False, 1, False), (True, 2, False), (False, None, False),
+@pytest.mark.parametrize(("gil", "enough", "awake", "stays"), [
+    (False, True, True, True), (False, False, False, False), (True, True, True, False), (True, False, False, False),
 ])  # fmt: skip
-def test_threads_wait_awake_where_that_takes_nothing_from_each_other(monkeypatch, gil, processors, awake):
+def test_threads_wait_awake_where_that_takes_nothing_from_each_other(monkeypatch, gil, enough, awake, stays):
     monkeypatch.setattr(threads, "has_gil", lambda: gil)
-    monkeypatch.setattr(os, "process_cpu_count", lambda: processors, raising=False)
-    assert threads._Job(as_it_is, [range(1), range(1, 2)]).awake == awake
+    monkeypatch.setattr(threads, "enough_for", lambda count: enough if count == 2 else None)
+    job = threads._Job(as_it_is, [range(1), range(1, 2)])
+    assert (job.awake, job.stays_awake) == (awake, stays)
 
 
-@pytest.mark.parametrize(("awake", "times", "asked"), [
-    (True, [0.0] * 4, [False, False, False]), (False, [], [True]),
-    (True, [0.0, 0.0, threads._AWAKE / 2, 2 * threads._AWAKE], [False, False, True]),  # it takes too long
+@pytest.mark.parametrize(("awake", "times", "free_at", "asked"), [
+    (True, [0.0] * 4, 3, [0, 0, 0]), (False, [], 1, [5]), (False, [], 2, [5]),  # in vain
+    (True, [0.0, 0.0, threads._AWAKE / 2, 2 * threads._AWAKE], 3, [0, 0, 5]),  # it takes too long
 ])  # fmt: skip
-def test_who_waits_looks_for_a_while_and_then_sleeps(awake, times, asked):
-    lock, now = Lock(3), iter(times)
-    threads._acquire(lock, awake, lambda: next(now))
+def test_who_waits_looks_for_a_while_and_then_sleeps(awake, times, free_at, asked):
+    lock, now = Lock(free_at), iter(times)
+    assert threads._acquire(lock, awake, 5, lambda: next(now)) == (len(asked) == free_at)
     assert lock.asked == asked
+
+
+@pytest.mark.parametrize("gil", [False, True])
+def test_who_has_no_work_sleeps_under_the_interpreters_lock(monkeypatch, gil):
+    waits, waiting, acquire = [], threading.Semaphore(0), threads._acquire
+
+    def noted(lock, awake, rest=-1):
+        if rest == threads._REST:
+            waits.append(awake)
+            waiting.release()
+        return acquire(lock, False, rest)
+
+    monkeypatch.setattr(threads, "has_gil", lambda: gil)
+    monkeypatch.setattr(threads, "enough_for", lambda count: True)
+    with in_threads(2):
+        in_pieces(as_it_is, 2)  # so there is a helper
+        monkeypatch.setattr(threads, "_acquire", noted)
+        in_pieces(as_it_is, 2)
+        assert waiting.acquire(timeout=WAIT)
+        assert set(waits) == {not gil}
+
+
+def test_who_waits_for_a_part_waits_as_long_as_it_takes():
+    job, lock = threads._Job(as_it_is, [range(1), range(1, 2)]), Lock(1)
+    job.awake = False
+    job.wait({1: lock})
+    assert lock.asked == [-1]
+
+
+def test_who_waits_awake_passes_the_time_without_the_interpreters_lock(monkeypatch):
+    passed, now = [], iter([0.0] * 4)
+    monkeypatch.setattr(threads, "crc32", passed.append)
+    threads._acquire(Lock(3), True, 5, lambda: next(now))
+    assert len(passed) == 2  # between the looks
+    assert min(map(len, passed)) > 5 * 1024  # for less zlib keeps the lock
 
 
 def test_an_emptied_cache_lets_every_thread_free_what_it_made(monkeypatch):
@@ -567,7 +603,7 @@ def test_an_emptied_cache_lets_every_thread_free_what_it_made(monkeypatch):
         ran, do = [], threads._Job.do
         monkeypatch.setattr(threads._Job, "do", lambda job, i: (ran.append(threading.get_ident()), do(job, i)))
         monkeypatch.setattr(threads, "has_gil", lambda: False)
-        monkeypatch.setattr(os, "process_cpu_count", lambda: 1, raising=False)
+        monkeypatch.setattr(threads, "enough_for", lambda count: False)
         idle = {helper.ident for helper in threads._idle}
         minires.empty_cache()
         assert len(idle) >= 2
@@ -750,7 +786,7 @@ class Interrupted:
     def __init__(self, job, taken):
         self.job, self.taken, self.asked = job, taken, 0
 
-    def acquire(self, blocking=True):
+    def acquire(self, blocking=True, timeout=-1):
         self.asked += 1
         if self.asked == 1:
             if self.taken:
@@ -761,10 +797,12 @@ class Interrupted:
         return True
 
 
+@pytest.mark.parametrize("awake", [False, True])
 @pytest.mark.parametrize("taken", [False, True])
-def test_who_is_interrupted_waits_for_the_others_all_the_same(taken):
+def test_who_is_interrupted_waits_for_the_others_all_the_same(taken, awake):
     done = []
     job = threads._Job(done.append, [range(1), range(1, 2)])
+    job.awake = awake
     with pytest.raises(KeyboardInterrupt):
         job.wait({1: Interrupted(job, taken)})
     assert done == [range(1, 2)]

@@ -17,18 +17,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
+from zlib import crc32
 
 import numpy as np
 
 from ..errors import ArgumentError
 from . import memory
-from .processors import Place
+from .processors import Place, enough_for
 from .settings import settings
 
 Result = TypeVar("Result")
 
 _VARIABLE = "MINIRES_NUM_THREADS"
 _AWAKE = 1e-3  # seconds for which a thread looks for what it waits for before it sleeps
+_REST = 0.01  # seconds without work after which a thread may be moved to any processor
+_PASTIME = bytes(1 << 14)
 
 
 def get_num_threads() -> int:
@@ -132,9 +135,10 @@ class _Job:
         self._results: dict[int, Any] = {}
         self._failed: dict[int, BaseException] = {}
         self.errors = np.geterr()  # what the caller said about overflow and the like holds for its thread only
-        # Under the interpreter's lock each look would take it from those who work; and with more threads than
-        # processors, the processor.
-        self.awake = not has_gil() and self.count <= (os.process_cpu_count() or 1)  # type: ignore[attr-defined]
+        # With more threads than processors each look would take the processor from those who work, and those of threads
+        # that have nothing to do would take the interpreter's lock.
+        self.awake = enough_for(self.count)
+        self.stays_awake = self.awake and not has_gil()
 
     def do(self, i: int) -> None:
         """Do part i."""
@@ -197,10 +201,11 @@ class _Helper(threading.Thread):
         _inside.work = True
         awake = False
         while True:
-            _acquire(self._begin, awake)
+            if not _acquire(self._begin, awake, _REST):
+                self._place.let_go()
+                self._begin.acquire()
             (job, i, done), self._task = self._task, None
-            awake = job.awake
-            self._place.let_go()
+            awake = job.stays_awake
             with np.errstate(**job.errors):
                 job.do(i)
             del job  # and with it the arrays of the work
@@ -208,14 +213,21 @@ class _Helper(threading.Thread):
             done.release()
 
 
-def _acquire(lock: threading.Lock, awake: bool, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Wait for another thread, at first awake: to fall asleep and to be woken takes longer than most of these waits."""
+def _acquire(
+    lock: threading.Lock, awake: bool, rest: float = -1, clock: Callable[[], float] = time.perf_counter
+) -> bool:
+    """Wait for another thread, at first awake: to fall asleep and to be woken takes longer than most of these waits.
+
+    Args:
+        rest: seconds of sleep after which to give up; -1 is never.
+    """
     if awake:
         until = clock() + _AWAKE
         while clock() < until:
             if lock.acquire(False):
-                return
-    lock.acquire()
+                return True
+            crc32(_PASTIME)  # 3 microseconds in which others may have the interpreter's lock
+    return lock.acquire(timeout=rest)
 
 
 _number: int | None = None
