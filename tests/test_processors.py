@@ -50,6 +50,22 @@ def test_a_thread_that_is_kept_away_is_told_again_only_if_something_has_changed(
     assert told[3:] == [(0, {1, 2})]
 
 
+def test_a_thread_that_is_woken_while_it_is_let_go_is_let_go_again(told, monkeypatch):
+    place = Place()
+    place.keep_away(7, 2)
+
+    def meanwhile(*call):
+        told.append(call)
+        if len(told) == 2:
+            place.keep_away(7, 2)
+
+    monkeypatch.setattr(os, "sched_setaffinity", meanwhile)
+    place.let_go()
+    assert told[1:] == [(0, {0, 1, 2}), (7, {1, 2})]
+    place.let_go()
+    assert told[3:] == [(0, {0, 1, 2})]
+
+
 def test_more_threads_than_processors_wake_where_they_like(told):
     place = Place()
     place.keep_away(7, 4)

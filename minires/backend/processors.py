@@ -57,7 +57,7 @@ class Place:
 
     def let_go(self) -> None:
         """This thread, for which there is no work now, may be moved as the system likes."""
-        if self._waker is not None:
+        waker, self._waker = self._waker, None  # first: who wakes it meanwhile writes down anew where it is kept
+        if waker is not None:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, self._waker[0])
-            self._waker = None
+                os.sched_setaffinity(0, waker[0])
