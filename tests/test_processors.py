@@ -46,24 +46,15 @@ def test_a_thread_that_is_kept_away_is_told_again_only_if_something_has_changed(
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {1, 2}, raising=False)  # and then held to two
     place.keep_away(7, 2)
     assert told[2:] == [(7, {1})]
-    place.let_go()
-    assert told[3:] == [(0, {1, 2})]
 
 
-def test_a_thread_that_is_woken_while_it_is_let_go_is_let_go_again(told, monkeypatch):
+def test_a_thread_that_is_let_go_may_run_where_the_program_may(told, monkeypatch):
     place = Place()
     place.keep_away(7, 2)
-
-    def meanwhile(*call):
-        told.append(call)
-        if len(told) == 2:
-            place.keep_away(7, 2)
-
-    monkeypatch.setattr(os, "sched_setaffinity", meanwhile)
+    # what somebody has set meanwhile
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {1} if thread == os.getpid() else {0, 1, 2})
     place.let_go()
-    assert told[1:] == [(0, {0, 1, 2}), (7, {1, 2})]
-    place.let_go()
-    assert told[3:] == [(0, {0, 1, 2})]
+    assert told[1:] == [(0, {1})]
 
 
 def test_more_threads_than_processors_wake_where_they_like(told):
@@ -71,6 +62,29 @@ def test_more_threads_than_processors_wake_where_they_like(told):
     place.keep_away(7, 4)
     place.let_go()
     assert told == []
+    place.keep_away(7, 2)
+    place.keep_away(7, 4)  # at once, not when there is no work
+    place.keep_away(7, 4)
+    assert told == [(7, {1, 2}), (7, {0, 1, 2})]
+
+
+def test_a_thread_that_is_woken_while_it_is_let_go_is_one_or_the_other(told, monkeypatch):
+    place, asked = Place(), threading.Event()
+    place.keep_away(7, 2)
+    waker = threading.Thread(target=lambda: (asked.set(), place.keep_away(7, 2)))
+
+    def meanwhile(*call):
+        monkeypatch.setattr(os, "sched_setaffinity", lambda *call: told.append(call))
+        waker.start()
+        assert asked.wait(60)
+        told.append(call)
+
+    monkeypatch.setattr(os, "sched_setaffinity", meanwhile)
+    place.let_go()
+    waker.join()
+    assert told == [(7, {1, 2}), (0, {0, 1, 2}), (7, {1, 2})]
+    place.let_go()
+    assert told[3:] == [(0, {0, 1, 2})]
 
 
 def test_where_it_cannot_be_chosen_nothing_is_asked_for(told, monkeypatch):
@@ -89,9 +103,15 @@ def test_a_sandbox_may_forbid_it(told, monkeypatch):
     def forbidden(*call):
         raise PermissionError(1, "Operation not permitted")
 
+    allow = os.sched_setaffinity
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
     place.let_go()
+    monkeypatch.setattr(processors, "processor", lambda: 2)
     place.keep_away(7, 2)
+    monkeypatch.setattr(os, "sched_setaffinity", allow)
+    place.keep_away(7, 2)  # what was not allowed has not happened
+    place.let_go()
+    assert told == [(7, {1, 2}), (7, {0, 1}), (0, {0, 1, 2})]
 
 
 def test_systems_that_have_no_such_thing(monkeypatch):
@@ -129,6 +149,7 @@ def test_if_nobody_can_say_there_is_one(monkeypatch):
 def test_helpers_are_placed_before_they_are_woken_and_let_go_when_they_rest(monkeypatch):
     placed, freed, waiting, rests = [], [], threading.Barrier(3), threading.Semaphore(0)
     monkeypatch.setattr(Place, "keep_away", lambda place, *call: placed.append(call))
+    monkeypatch.setattr(threads, "_WAKE", lambda lock: (placed.append("woken"), lock.release()))
     monkeypatch.setattr(Place, "let_go", lambda place: (freed.append(threading.get_native_id()), rests.release()))
     monkeypatch.setattr(threads, "_REST", 0)
 
@@ -139,7 +160,8 @@ def test_helpers_are_placed_before_they_are_woken_and_let_go_when_they_rest(monk
     with in_threads(3):
         here, *others = in_pieces(work, 3)
         assert here == threading.get_native_id()
-        assert sorted(placed) == sorted((thread, 3) for thread in others)
+        assert sorted(placed[:2]) == sorted((thread, 3) for thread in others)
+        assert placed[2:] == ["woken"] * 2
         while not set(others) <= set(freed):
             assert rests.acquire(timeout=60)
     assert here not in freed

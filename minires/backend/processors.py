@@ -2,7 +2,7 @@
 
 Linux in a virtual machine may put a thread that is woken on the processor of the one that wakes it, while another is
 asleep, and leave it there for milliseconds.  Two threads that share a matrix product of 0.3 ms then take turns: after a
-pause one picture through a ResNet-18 of 224x224 took 22 to 30 ms, and takes 16 to 20 where they begin apart.
+pause one picture through a ResNet-18 of 224x224 took 22 to 30 ms, and takes 16 to 20 where they are kept apart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 
 
@@ -35,29 +36,31 @@ class Place:
     """Where one thread may run while there is work for it: wherever the one that wakes it may, but not beside it."""
 
     def __init__(self) -> None:
-        # where the one that woke it might run, and where it ran
+        # where the one that woke it might run, and where it ran; None if it was not told to keep away
         self._waker: tuple[set[int], int] | None = None
+        self._lock = threading.Lock()  # it may be woken while it is let go
 
     def keep_away(self, thread: int | None, count: int) -> None:
-        """Keep a sleeping thread off the processor of this one, which is about to wake it.
+        """Keep a thread that waits off the processor of this one, which is about to wake it.
 
         Nothing is done if it is kept away already: to tell the system takes 10 microseconds of both threads.
 
         Args:
             thread: its ``native_id``.
-            count: how many threads will work at once; nothing is done if they are more than the processors.
+            count: how many threads will work at once; if they are more than the processors, it runs where this may.
         """
         if processor is None or thread is None:
             return
-        with contextlib.suppress(OSError):  # a sandbox may not allow it, and then all stays as it was
-            waker = allowed, here = os.sched_getaffinity(0), processor()
-            if count <= len(allowed) and waker != self._waker:
-                os.sched_setaffinity(thread, allowed - {here})
+        with contextlib.suppress(OSError), self._lock:  # a sandbox may not allow it, and then all stays as it was
+            allowed, here = os.sched_getaffinity(0), processor()
+            waker = (allowed, here) if count <= len(allowed) else None
+            if waker != self._waker:
+                os.sched_setaffinity(thread, allowed - {here} if waker else allowed)
                 self._waker = waker
 
     def let_go(self) -> None:
-        """This thread, for which there is no work now, may be moved as the system likes."""
-        waker, self._waker = self._waker, None  # first: who wakes it meanwhile writes down anew where it is kept
-        if waker is not None:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, waker[0])
+        """This thread, for which there is no work now, may run where the program's first one may."""
+        if self._waker is not None:
+            with contextlib.suppress(OSError), self._lock:
+                os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+                self._waker = None

@@ -10,12 +10,15 @@ hardly ever waits for another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
+from operator import methodcaller
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -31,7 +34,8 @@ Result = TypeVar("Result")
 _VARIABLE = "MINIRES_NUM_THREADS"
 _AWAKE = 1e-3  # seconds for which a thread looks for what it waits for before it sleeps
 _REST = 0.01  # seconds without work after which a thread may be moved to any processor
-_PASTIME = bytes(1 << 14)  # 3 microseconds of `crc32`, which keeps the interpreter's lock for less than 5 kB
+_PASTIME = bytes(1 << 14)  # 3 microseconds of `crc32`, which lets go of the interpreter's lock only above 5 kB
+_WAKE = methodcaller("release")
 
 
 def get_num_threads() -> int:
@@ -107,19 +111,28 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
 
 
 def _in_threads(work: Callable[[range], Result], parts: list[range]) -> list[Result]:
-    """What ``work`` makes of each part, in order, each in a thread if there is one for it."""
-    number, job = len(parts), _Job(work, parts)
+    """What ``work`` makes of each part, in order, each in a thread if there is one for it.
+
+    Whatever happens here, nobody works any more when it returns: the others write into arrays that the caller may see.
+    """
+    job = _Job(work, parts)
     helpers: list[_Helper] = []
-    begun: dict[int, threading.Lock] = {}
+    woken: list[None] = []
     try:
-        helpers += [helper for _ in range(number - 1) if (helper := _helper(number - 1)) is not None]
-        for i, helper in enumerate(helpers, number - len(helpers)):
-            begun[i] = helper.begin(job, i)
-        for i in range(number - len(helpers)):  # this thread works too
+        _find(helpers, job.count - 1)
+        own = job.count - len(helpers)
+        done = [helper.prepare(job, i) for i, helper in enumerate(helpers, own)]
+        woken.extend(map(_WAKE, [helper.begin for helper in helpers]))  # one call: Ctrl-C finds all awake, or none
+        for i in range(own):
             job.do(i)
-    finally:
-        _idle.extend(helpers[len(begun) :])
-        job.wait(begun)
+        for lock in done:
+            _acquire(lock, job.awake)
+    except BaseException:
+        if woken:
+            job.finish(range(own, job.count))
+        else:
+            _idle.extend(helpers)
+        raise
     return job.results()
 
 
@@ -135,9 +148,9 @@ class _Job:
         self._results: dict[int, Any] = {}
         self._failed: dict[int, BaseException] = {}
         self.errors = np.geterr()  # what the caller said about overflow and the like holds for its thread only
-        # With more threads than processors each look would take the processor from those who work, and those of threads
-        # that have nothing to do would take the interpreter's lock.
+        # With more threads than processors each look would take the processor from those who work.
         self.awake = enough_for(self.count)
+        # A thread without work that looks for some takes the interpreter's lock from those that have.
         self.stays_awake = self.awake and not has_gil()
 
     def do(self, i: int) -> None:
@@ -147,20 +160,15 @@ class _Job:
         except BaseException as error:
             self._failed[i] = error
 
-    def wait(self, begun: dict[int, threading.Lock]) -> None:
-        """Wait for the parts that others do, whatever happens here: they write into arrays that the caller may see."""
-        interrupted: KeyboardInterrupt | None = None
-        for i, done in begun.items():
-            while True:
-                try:
-                    _acquire(done, self.awake)
-                    break
-                except KeyboardInterrupt as error:
-                    interrupted = error
-                    if i in self._results or i in self._failed:
-                        break
-        if interrupted is not None:
-            raise interrupted
+    def finish(self, parts: range) -> None:
+        """Wait for parts that others do, after an interruption and through further ones."""
+        while True:
+            try:
+                while not all(i in self._results or i in self._failed for i in parts):
+                    time.sleep(1e-3)
+                return
+            except KeyboardInterrupt:  # the first one is on its way already
+                continue
 
     def results(self) -> list[Any]:
         """What the parts gave, in order; or raise what the first that failed raised."""
@@ -175,25 +183,24 @@ class _Job:
 
 
 class _Helper(threading.Thread):
-    """A thread that sleeps until there is work, for as long as the program lives.
+    """A thread that waits until there is work, for as long as the program lives.
 
     A hand-over takes two locks.  The queue, the future and the conditions of an executor take 50 microseconds more.
     """
 
     def __init__(self) -> None:
         super().__init__(name="minires", daemon=True)
-        self._begin = threading.Lock()
-        self._begin.acquire()
+        self.begin = threading.Lock()  # who releases it wakes this thread
+        self.begin.acquire()
         self._task: Any = None
         self._place = Place()
 
-    def begin(self, job: _Job, i: int) -> threading.Lock:
-        """Do part i of a job; returns a lock that is free when it is done."""
+    def prepare(self, job: _Job, i: int) -> threading.Lock:
+        """What it is to do when it is woken, part i of a job; returns a lock that is free when it is done."""
         self._place.keep_away(self.native_id, job.count)
         done = threading.Lock()
         done.acquire()
         self._task = job, i, done
-        self._begin.release()
         return done
 
     def run(self) -> None:
@@ -201,9 +208,9 @@ class _Helper(threading.Thread):
         _inside.work = True
         awake = False
         while True:
-            if not _acquire(self._begin, awake, _REST):
+            if not _acquire(self.begin, awake, _REST):
                 self._place.let_go()
-                self._begin.acquire()
+                self.begin.acquire()
             (job, i, done), self._task = self._task, None
             awake = job.stays_awake
             with np.errstate(**job.errors):
@@ -220,6 +227,9 @@ def _acquire(
 
     Args:
         rest: seconds of sleep after which to give up; -1 is never.
+
+    Returns:
+        Whether the lock is this thread's now.
     """
     if awake:
         until = clock() + _AWAKE
@@ -237,45 +247,38 @@ _helpers = 0
 _lock = threading.Lock()
 
 
-def _helper(most: int) -> _Helper | None:
-    """A thread that has nothing to do, a new one if there are fewer than ``most``; None if they are all at work."""
+def _find(helpers: list[_Helper], number: int) -> None:
+    """Take so many threads that have nothing to do, new ones if there are not as many at all.
+
+    They are fewer if others have work for them, or if there can be no more threads.
+    """
     global _helpers
-    try:
-        return _idle.pop()
-    except IndexError:
-        pass
-    with _lock:
-        if _helpers >= most:
-            return None
-        helper = _Helper()
-        try:
-            helper.start()
-        except RuntimeError:  # no more threads, or the program is about to end
-            return None
-        _helpers += 1
-        return helper
+    with contextlib.suppress(IndexError):  # when those that were there have been taken
+        helpers.extend(islice(iter(_idle.pop, None), number))  # one call: no Ctrl-C between taking one and knowing it
+    while len(helpers) < number:
+        with _lock:
+            if _helpers >= number:
+                return
+            helper = _Helper()
+            try:
+                helper.start()
+            except RuntimeError:  # no more threads, or the program is about to end
+                return
+            helpers.append(helper)
+            _helpers += 1
 
 
-def _let_go() -> None:
+def _run_idle() -> None:
     """Let every idle thread run for a moment.
 
     Without the interpreter's lock an object belongs to the thread that made it: dropped by another one, it is freed
     when its own runs next.
     """
-    if has_gil() or sys.is_finalizing():
-        return
-    count = len(_idle)
-    job, begun = _Job(len, [range(0)] * count), {}
-    try:
-        for i in range(count):
-            begun[i] = _idle.popleft().begin(job, i)  # which comes back at the other end
-    except IndexError:
-        pass  # somebody else needed it
-    finally:
-        job.wait(begun)
+    if not has_gil() and not sys.is_finalizing():
+        _in_threads(len, [range(0)] * (1 + len(_idle)))  # the first is this thread's
 
 
-memory.keepers.append(_let_go)
+memory.keepers.append(_run_idle)
 
 
 def _after_fork() -> None:
