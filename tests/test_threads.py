@@ -247,13 +247,33 @@ def test_helpers_are_made_when_they_are_needed_and_used_again():
     assert set(first) == set(again)
 
 
-def test_who_has_done_its_part_is_there_for_the_next_work():
-    with in_threads(3):
-        in_pieces(as_it_is, 3)
-        before = len(threads._idle)
-        for _ in range(500):
-            in_pieces(as_it_is, 3)
-            assert len(threads._idle) == before
+def test_who_has_done_its_part_is_there_for_the_next_work_before_it_says_so(monkeypatch):
+    told = []
+
+    class Done:
+        """A lock."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.acquire = self.lock.acquire
+
+        def release(self):
+            told.append("done")
+            self.lock.release()
+
+    class Idle(deque):
+        """Threads."""
+
+        def append(self, helper):
+            told.append("idle")
+            super().append(helper)
+
+    with in_threads(2):
+        in_pieces(as_it_is, 2)
+        monkeypatch.setattr(threads, "threading", SimpleNamespace(Lock=Done))
+        monkeypatch.setattr(threads, "_idle", Idle(threads._idle))
+        in_pieces(as_it_is, 2)
+    assert told == ["idle", "done"]
 
 
 @pytest.mark.usefixtures("no_helpers")
