@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 _VARIABLE = "MINIRES_NUM_THREADS"
 _AWAKE = 1e-3  # seconds for which a thread looks for what it waits for before it sleeps
 _REST = 0.01  # seconds without work after which a thread may be moved to any processor
-_PASTIME = bytes(1 << 14)  # 3 microseconds of `crc32`, which lets go of the interpreter's lock only above 5 kB
+_PASTIME = bytes(1 << 16)  # 10 microseconds of `crc32`, which lets go of the interpreter's lock only above 5 kB
 _WAKE = methodcaller("release")
 
 
