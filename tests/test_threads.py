@@ -415,6 +415,30 @@ def test_blas_has_one_thread_until_the_last_has_left(last):
 
 
 @pytest.mark.usefixtures("blas")
+def test_who_begins_while_the_last_one_leaves_has_one_thread_of_blas(monkeypatch):
+    inside, leave = threading.Event(), threading.Event()
+
+    def visit(part):
+        inside.set()
+        assert leave.wait(WAIT)
+
+    class Users(list):
+        """Those who work."""
+
+        def append(self, user):
+            leave.set()
+            other.join()
+            super().append(user)
+
+    other = threading.Thread(target=in_pieces, args=(visit, 1))
+    other.start()
+    assert inside.wait(WAIT)
+    monkeypatch.setattr(settings, "_users", Users([settings._users.pop()]))
+    [seen] = in_pieces(lambda part: blas_threads(), 1)
+    assert set(seen) == {1}
+
+
+@pytest.mark.usefixtures("blas")
 def test_blas_has_one_thread_in_a_thread_that_threadpoolctl_does_not_listen_to():
     seen = []
     other = threading.Thread(target=lambda: seen.extend(in_pieces(lambda part: blas_threads(), 1)))
@@ -770,10 +794,10 @@ for library in settings.libraries:
     library.set_num_threads(3)
 expected, before = compute(), blas()
 
-def fork():
+def fork(where=lambda fork: fork()):
     "Whether a child computes the same, and what it found."
     read, write = os.pipe()
-    child = os.fork()
+    child = where(os.fork)
     if not child:
         try:
             same = np.array_equal(compute(), expected) and blas() == before
@@ -805,6 +829,7 @@ print("busy", fork())
 other.join()
 print("work", in_pieces(lambda part: fork() if part.start == 0 else "", 2)[0])
 print("work", in_pieces(lambda part: fork() if part.start == 1 else "", 2)[1])
+print("alone", fork(lambda fork: in_pieces(lambda part: fork(), 1)[0]))
 print("parent", np.array_equal(compute(), expected) and blas() == before)
 """
 
@@ -813,7 +838,8 @@ print("parent", np.array_equal(compute(), expected) and blas() == before)
 def test_a_child_process_computes_like_its_parent():
     shown = run_program(FORKING, "-W", "ignore::DeprecationWarning")  # Python 3.12 warns of forks beside threads
     assert shown.stderr == ""
-    assert shown.stdout.splitlines() == ["idle same", "busy same", "work same", "work same", "parent True"]
+    same = [f"{where} same" for where in ("idle", "busy", "work", "work", "alone")]
+    assert shown.stdout.splitlines() == [*same, "parent True"]
 
 
 # -- interruptions and the end ----------------------------------------------------------------------------------------
@@ -849,12 +875,17 @@ def test_who_is_interrupted_waits_for_the_others_all_the_same(monkeypatch):
 INTERRUPTED = """
 import sys, threading
 from minires import set_num_threads
-from minires.backend import in_pieces, processors, threads
+from minires.backend import in_pieces, processors, settings, threads
 
+def set_now():
+    return [library.get_num_threads() for library in settings.settings.libraries], sys.getswitchinterval()
+
+for library in settings.settings.libraries:
+    library.set_num_threads(3)
 set_num_threads(3)
 threads.enough_for = lambda count: False  # nobody looks as often as there is time
 idle = {*in_pieces(lambda part: threading.current_thread(), 3)[1:]}
-at_work, places, files = [], set(), (threads.__file__, processors.__file__)
+before, at_work, places, files = set_now(), [], set(), (threads.__file__, processors.__file__, settings.__file__)
 
 
 def work(part):
@@ -870,11 +901,10 @@ def after(number):
 
     def look(frame, event, argument):
         nonlocal number
-        code = frame.f_code
-        if event in ("call", "c_return") and code.co_filename in files and code.co_name != "in_pieces":
+        if event in ("call", "c_return") and frame.f_code.co_filename in files:
             number -= 1
             if number == 0:
-                places.add(code.co_name)
+                places.add(frame.f_code.co_name)
                 raise KeyboardInterrupt
 
     return look
@@ -894,9 +924,12 @@ for number in range(1, 10_000):
         pass  # who has done its part is idle a moment later
     assert {*threads._idle} == idle, (number, threads._idle)
     assert len(threads._idle) == 2, (number, threads._idle)
+    assert in_pieces(work, 3) == [range(1), range(1, 2), range(2, 3)]
+    assert set_now() == before, (number, set_now())
     if not was_interrupted:
         break
-print(number > 20, {"_find", "prepare", "keep_away", "do", "_in_threads", "_acquire", "results"} - places)
+expected = {"in_pieces", "during", "_hold", "_restore", "_find", "prepare", "do", "_acquire", "results"}
+print(number > 40, expected - places)
 """
 
 

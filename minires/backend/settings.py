@@ -6,9 +6,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import threadpoolctl
+
+Result = TypeVar("Result")
 
 # Seconds after which a thread that waits for the interpreter's lock asks for it.  One that works lets go of it for each
 # call of NumPy, but takes it again before a sleeping one is awake; so that one waits for all of its short calls, or for
@@ -19,7 +21,7 @@ _FINE = os.name == "posix"  # elsewhere Python waits for whole milliseconds
 
 
 class _Settings:
-    """One thread for each BLAS library of this process and `_SWITCHING` inside a ``with`` block, whatever thread's."""
+    """One thread for each BLAS library of this process and `_SWITCHING` while somebody works, whatever thread's."""
 
     def __init__(self) -> None:
         controllers = threadpoolctl.ThreadpoolController().lib_controllers
@@ -27,29 +29,36 @@ class _Settings:
         self._blas = [_functions(library) for library in self.libraries]
         self._before: list[tuple[Callable[[int], Any], int]] = []  # of those that were told another number
         self._switching: float | None = None
-        self._users = 0
+        self._held = False
+        self._users: list[None] = []
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """The threads that had asked are not in the child."""
+        """The threads that work are not in the child."""
         self._lock = threading.Lock()
-        self._users = 0
+        self._users = []
         self._restore()
 
-    def __enter__(self) -> None:
-        """Set them, until the last of those who asked has left; then what was set before."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._begin()
+    def during(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """What ``work`` gives, with all of that set; when the last one has done his work, what was set before.
 
-    def __exit__(self, *exception: Any) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._restore()
+        Wherever Ctrl-C comes, it is that when the next work is done at the latest: those who work are counted by
+        operations that nothing interrupts, and what is to be done then is asked of the count.
+        """
+        try:
+            self._users.append(None)
+            with self._lock:
+                if not self._held:
+                    self._hold()
+            return work(*arguments)
+        finally:
+            del self._users[:1]  # there may be none after a fork
+            with self._lock:
+                if not self._users:
+                    self._restore()
 
-    def _begin(self) -> None:
+    def _hold(self) -> None:
+        self._held = True
         # to set a number takes longer than to ask for it
         self._before = [(use, n) for number, use in self._blas if (n := number()) != 1]
         before = sys.getswitchinterval()
@@ -64,7 +73,7 @@ class _Settings:
             sys.setswitchinterval(self._switching + _HALF)
         for use, number in self._before:
             use(number)
-        self._switching, self._before = None, []
+        self._switching, self._before, self._held = None, [], False
 
     def hold_in_this_thread(self) -> None:
         """One thread for good in a thread of the pool, where the number belongs to each thread, as with OpenMP."""

@@ -100,12 +100,11 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
     if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
         if small:
             return [work(range(count))]
-        with settings:
-            return [work(range(count))]
+        return [settings.during(work, range(count))]
+    parts = [range(i * count // number, (i + 1) * count // number) for i in range(number)]
     _inside.work = True
     try:
-        with settings:
-            return _in_threads(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
+        return settings.during(_in_threads, work, parts)
     finally:
         _inside.work = False
 
