@@ -30,7 +30,7 @@ class _Settings:
         self._before: list[tuple[Callable[[int], Any], int]] = []  # of those that were told another number
         self._switching: float | None = None
         self._held = False
-        self._users: list[None] = []
+        self._users: list[None] = []  # one for each who works now
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
@@ -40,10 +40,10 @@ class _Settings:
         self._restore()
 
     def during(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """What ``work`` gives, with all of that set; when the last one has done his work, what was set before.
+        """What ``work`` gives, with all of that set; when the last one has done his work, what was set before is again.
 
-        Wherever Ctrl-C comes, it is that when the next work is done at the latest: those who work are counted by
-        operations that nothing interrupts, and what is to be done then is asked of the count.
+        Wherever Ctrl-C comes, it is so when the next work is done at the latest: those who work are counted by
+        operations that nothing interrupts.
         """
         try:
             self._users.append(None)
