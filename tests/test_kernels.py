@@ -33,13 +33,16 @@ from minires.kernels.numpy import (
     pool,
     product,
     tiles,
+    toom_cook,
     winograd,
 )
 from minires.kernels.numpy.norm_gradient import NormGradient
+from minires.kernels.numpy.winograd_rows import Rows
+from minires.kernels.numpy.winograd_squares import Squares
 from minires.kernels.window import output_size
 
 from .devices import here
-from .pieces import in_threads, split
+from .pieces import in_squares, in_threads, split
 
 pytestmark = pytest.mark.host_only("the kernels of the CPU, side by side; a test of `kernels` takes those of a GPU too")
 
@@ -100,8 +103,9 @@ def convolutions(draw, least_images=0, products=3000):
     return (images, height, width, groups * per_group), w_shape, (stride, padding, dilation, groups)
 
 
-# how the work is cut: threads, and bytes of a tile; with 1 each row of a picture is a tile, with 4000 a few images are
-CUTS = st.tuples(st.integers(1, 3), st.sampled_from([None, 1, 1000, 4000]))
+# how the work is cut: threads, bytes of a tile (with 1 each row of a picture is a tile, with 4000 a few images are),
+# and whether Winograd filters squares
+CUTS = st.tuples(st.integers(1, 3), st.sampled_from([None, 1, 1000, 4000]), st.booleans())
 DTYPES = st.sampled_from(["float64", "float32"])
 LAYOUTS = {
     "C": lambda a: a,
@@ -128,12 +132,12 @@ def all_signs_positive():
     number of terms and eps, bounds the error: as in `agree`, but for sums that neighbouring rows take part in.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for dtype, matrices in winograd._TRANSFORMS.items():
-            patch.setitem(winograd._TRANSFORMS, dtype, tuple(map(np.abs, matrices)))
+        for dtype, matrices in toom_cook._TRANSFORMS.items():
+            patch.setitem(toom_cook._TRANSFORMS, dtype, tuple(map(np.abs, matrices)))
         yield
 
 
-MORE_TERMS = 32  # the three transforms have 6, 3 and 6, and their matrices are rounded too; bias, residual
+MORE_TERMS = 48  # the transforms have 6, 3 and 6, twice for squares; their matrices are rounded too; bias, residual
 
 
 @contextmanager
@@ -523,12 +527,57 @@ def test_filters_that_scatter_are_not_turned_around(monkeypatch):
 )  # fmt: skip
 def test_winograd_is_for_pictures_that_are_worth_its_filters(pixels, channels, direct, faster, monkeypatch):
     monkeypatch.setattr(winograd, "DIRECT", direct)
-    assert winograd.applies(pixels, (3, 3, channels, channels), (1, 1), (1, 1), (1, 1), 1) == faster
+    assert (
+        winograd.applies((1, 4, pixels / 4, channels), (3, 3, channels, channels), (1, 1), (1, 1), (1, 1), 1) == faster
+    )
+
+
+@pytest.mark.parametrize(
+    ("y_shape", "kernel", "channels", "way"),
+    [
+        ((8, 16, 16, 64), (3, 3), 64, Squares),  # 128 squares
+        ((2, 29, 32, 64), (3, 3), 64, Squares),
+        ((2, 32, 29, 64), (3, 3), 64, Squares),
+        ((1, 8, 64 * 4, 64), (3, 3), 64, Squares),
+        ((127, 4, 4, 64), (3, 3), 64, Rows),
+        ((2, 28, 32, 64), (3, 3), 64, Rows),
+        ((2, 32, 28, 64), (3, 3), 64, Rows),
+        ((64, 4, 6, 64), (3, 3), 64, Squares),
+        ((64, 4, 5, 64), (3, 3), 64, Rows),
+        ((8, 16, 16, 64), (3, 2), 64, Rows),
+        ((8, 16, 16, 64), (3, 3), 63, Rows),
+        ((8, 16, 16, 63), (3, 3), 64, Rows),
+        ((8, 16, 16, 48), (3, 3), 96, Squares),
+        ((8, 16, 16, 512), (3, 3), 34, Rows),
+        ((8, 16, 16, 512), (3, 3), 35, Squares),
+    ],
+)
+def test_squares_are_for_many_channels_and_pixels(y_shape, kernel, channels, way):
+    assert winograd._way(y_shape, kernel, channels) is way
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "images"),
+    [(8, 64, 16), (16, 128, 4), (16, 181, 4), (16, 182, 8), (4, 512, 64), (40, 64, 0)],
+)
+def test_a_tile_has_as_many_squares_as_its_filters_are_worth(size, channels, images):
+    """64, or 128 for large filters, of one image or several; of 100 there are some rows."""
+    x = (128, size, size, channels)
+    plan = winograd._planned(x, (3, 3), (1, 1), channels, 2, 1)
+    assert {tile.images.stop - tile.images.start for tile in plan.tiles} == {max(images, 1)}
+    assert {tile.rows.stop - tile.rows.start for tile in plan.tiles} == ({-(-size // 4)} if images else {6, 4})
+
+
+@pytest.mark.parametrize(("rows", "faster"), [(1, False), (2, False), (3, True)])
+def test_winograd_is_for_three_rows_and_more(rows, faster):
+    assert winograd.applies((100, rows, 9, 16), (3, 3, 16, 16), (1, 1), (1, 1), (1, 1), 1) == faster
 
 
 # one convolution for each of the ways to compute it: kernel, channels of a group, filters, options
 WAYS = {
     "winograd": ((3, 3), 3, 5, ((1, 1), (1, 1), (1, 1), 1)),
+    "winograd, squares": ((3, 3), 3, 5, ((1, 1), (1, 1), (1, 1), 1)),
+    "winograd, squares, wide": ((3, 3), 3, 5, ((1, 1), (0, 2), (1, 1), 1)),
     "winograd, one column": ((3, 1), 3, 5, ((1, 1), (2, 0), (1, 1), 1)),
     "too much padding for winograd": ((3, 3), 3, 5, ((1, 1), (3, 1), (1, 1), 1)),
     "strided": ((3, 2), 3, 5, ((2, 3), (1, 1), (1, 1), 1)),
@@ -547,14 +596,17 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_each_convolution_goes_its_way(way):
     kernel, per_group, filters, options = WAYS[way]
-    assert winograd.applies(10**6, (*kernel, per_group, filters), *options) == way.startswith("winograd")
+    assert winograd.applies((10**4, 10, 10, filters), (*kernel, per_group, filters), *options) == way.startswith(
+        "winograd"
+    )
     assert depthwise.applies((*kernel, per_group, filters), options[3]) == (way == "depthwise")
 
 
 @pytest.fixture(params=WAYS)
-def by_every_way(request):
+def by_every_way(request, monkeypatch):
     """The case, as `convolutions` gives it, of a picture large enough for several tiles in each direction."""
     kernel, per_group, filters, options = WAYS[request.param]
+    in_squares("squares" in request.param, monkeypatch)
     return (7, 13, 10, per_group * options[3]), (*kernel, per_group, filters), options
 
 
@@ -590,12 +642,19 @@ def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
                 agree(cut, uncut)
 
 
-@pytest.mark.parametrize(("module", "way"), [(winograd, "winograd"), (im2col, "strided")])
-@pytest.mark.parametrize(("tile", "largest"), [(1000, "part of one"), (6000, "one"), (30_000, "several")])
-def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, largest):
+@pytest.mark.parametrize(
+    ("way", "tile", "largest"),
+    [
+        *((way, 1000, "part of one") for way in ("winograd", "winograd, squares", "strided")),
+        *((way, tile, "one") for way, tile in (("winograd", 6000), ("winograd, squares", 10_000), ("strided", 6000))),
+        *((way, 30_000, "several") for way in ("winograd", "winograd, squares", "strided")),
+    ],
+)
+def test_tiles_are_parts_of_an_image_or_several(monkeypatch, way, tile, largest):
+    module = im2col if way == "strided" else winograd
     made, cut = [], module.tiles
     monkeypatch.setattr(module, "tiles", lambda *sizes: made.append((sizes, cut(*sizes))) or made[-1][1])
-    winograd._planned.cache_clear()  # else nobody may ask
+    in_squares("squares" in way, monkeypatch)  # with no plan of before
     kernel, per_group, filters, options = WAYS[way]
     x, w, _, _ = conv_arrays(((7, 13, 10, per_group), (*kernel, per_group, filters), options))
     with split(1, tile):
@@ -610,8 +669,8 @@ def test_tiles_are_parts_of_an_image_or_several(monkeypatch, module, way, tile, 
     assert ("part of one" if width < rows else "one" if height == 1 else "several") == largest
 
 
-def test_winograd_filters_four_rows_with_six_products(rng):
-    bt, g, at = winograd._transforms_in(np.dtype(np.float64))
+def test_four_results_are_filtered_with_six_products(rng):
+    bt, g, at = toom_cook.transforms_in(np.dtype(np.float64))
     for _ in range(20):
         x, w = rng.standard_normal(6), rng.standard_normal(3)
         direct = [x[i : i + 3] @ w for i in range(4)]
@@ -717,7 +776,7 @@ def test_winograd_in_other_dtypes(dtype, rng):
 
 def test_the_points_of_winograd_are_those_that_lose_little():
     """The terms of its sums beside those of the direct sum, in the root mean square; 2.9 for 0, 1, -1, 2, -2."""
-    b, g, a = (matrix**2 for matrix in winograd._transforms())
+    b, g, a = (matrix**2 for matrix in toom_cook._transforms())
     assert 1 < np.sqrt(a @ (g.sum(1) * b.sum(1))).mean() / np.sqrt(3) < 2.21
 
 

@@ -130,6 +130,6 @@ def _chosen(x_shape, w_shape, window) -> tuple[tuple[int, ...], Any]:
     stride, padding, dilation, groups = window
     rows, columns = (output_size(x_shape[1 + a], w_shape[a], stride[a], padding[a], dilation[a]) for a in (0, 1))
     y_shape = x_shape[0], rows, columns, w_shape[3]
-    if winograd.applies(prod(y_shape[:3]), w_shape, *window):
+    if winograd.applies(y_shape, w_shape, *window):
         return y_shape, winograd
     return y_shape, depthwise if depthwise.applies(w_shape, groups) else im2col

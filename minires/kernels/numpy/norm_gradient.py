@@ -111,6 +111,11 @@ class NormGradient:
 
     def fill(self, out, images: slice, rows: slice) -> None:
         """Write dx / scale of these rows of pictures into ``out``."""
+        if not out[0].flags.c_contiguous:  # an image is not one row of numbers there
+            apart = empty(out.shape, self.dtype)
+            self.fill(apart, images, rows)
+            out[...] = apart
+            return
         row = self.shape[2] * self.shape[3]
         shape = len(out), out.shape[1] * row  # there may be other rows between the images in `out`
         if shape[1] > LONG:
