@@ -557,15 +557,44 @@ def test_squares_are_for_many_channels_and_pixels(y_shape, kernel, channels, way
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "images"),
-    [(8, 64, 16), (16, 128, 4), (16, 181, 4), (16, 182, 8), (4, 512, 64), (40, 64, 0)],
+    ("size", "kernel", "channels", "shape"),
+    [
+        (8, (3, 3), 64, (16, 2)),  # 64 squares
+        (16, (3, 3), 128, (4, 4)),
+        (16, (3, 3), 181, (4, 4)),
+        (16, (3, 3), 182, (8, 4)),  # 128
+        (4, (3, 3), 512, (64, 1)),  # as many for each of two threads
+        (40, (3, 3), 64, (1, 6)),  # 60 of 100
+        (16, (3, 3), 16, (32, 4)),  # rows: twice as many as
+        (16, (3, 3), 17, (8, 4)),
+        (8, (3, 2), 90, (8, 2)),
+        (8, (3, 2), 91, (32, 2)),  # up to 1024 windows
+    ],
 )
-def test_a_tile_has_as_many_squares_as_its_filters_are_worth(size, channels, images):
-    """64, or 128 for large filters, of one image or several; of 100 there are some rows."""
-    x = (128, size, size, channels)
-    plan = winograd._planned(x, (3, 3), (1, 1), channels, 2, 1)
-    assert {tile.images.stop - tile.images.start for tile in plan.tiles} == {max(images, 1)}
-    assert {tile.rows.stop - tile.rows.start for tile in plan.tiles} == ({-(-size // 4)} if images else {6, 4})
+def test_a_tile_is_as_large_as_its_filters_are_worth(size, kernel, channels, shape, monkeypatch):
+    monkeypatch.setattr(winograd, "_LARGE_FILTERS", 1 << 14)
+    plan = winograd._planned((128, size, size, channels), kernel, (1, 1), channels, 2, 430_000)
+    assert plan.tiles[0].shape == shape
+
+
+def test_a_part_of_a_convolution_is_worth_a_thread():
+    """2^24 multiply-adds, counted as those of the direct sum."""
+    for size, kernel, channels, filters in [(32, (3, 3), 16, 7), (8, (3, 2), 7, 16), (16, (3, 3), 65, 70)]:
+        plan = winograd._planned((128, size, size, channels), kernel, (1, 1), filters, 2, 20_000)
+        of_tile = np.prod(plan.y_shape) * channels * kernel[0] * kernel[1] / len(plan.tiles)
+        assert plan.least == max(1, 2**24 // of_tile)
+    assert winograd._planned((0, 8, 8, 3), (3, 3), (1, 1), 3, 2, 20_000).least == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "filters", "small"),
+    [(25, 16, 16, True), (26, 16, 16, False), (12, 32, 4, True), (13, 32, 4, False), (12, 4, 32, True),
+     (13, 4, 32, False), (6, 48, 48, True), (7, 48, 48, False), (0, 48, 48, True)],
+)  # fmt: skip
+def test_a_convolution_is_small_if_each_of_its_products_is(images, channels, filters, small):
+    """18 windows a picture; the transforms are the largest products, or with 48 channels those with the filters."""
+    limit = 10**9  # all of them in one tile
+    assert winograd._planned((images, 8, 8, channels), (3, 3), (1, 1), filters, 1, limit).small is small
 
 
 @pytest.mark.parametrize(("rows", "faster"), [(1, False), (2, False), (3, True)])
@@ -608,6 +637,17 @@ def by_every_way(request, monkeypatch):
     kernel, per_group, filters, options = WAYS[request.param]
     in_squares("squares" in request.param, monkeypatch)
     return (7, 13, 10, per_group * options[3]), (*kernel, per_group, filters), options
+
+
+def test_every_way_is_the_seven_loops(by_every_way):
+    x, w, b, dy = conv_arrays(by_every_way)
+    options = by_every_way[2]
+    for tile in (None, 1000):  # whole images, and rows of one
+        with split(2, tile):
+            agree(numpy.conv2d(x, w, b, *options), reference.conv2d(x, w, b, *options))
+            fast, slow = (k.conv2d_backward(dy, x, w, x.shape, w.shape, *options) for k in (numpy, reference))
+            for ours, theirs in zip(fast, slow, strict=True):
+                agree(ours, theirs)
 
 
 def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
@@ -722,8 +762,9 @@ def test_what_lies_in_new_memory_does_not_matter(by_every_way, monkeypatch):
 
 
 @THOROUGH
-@given(case=convolutions(least_images=1), cut=CUTS, wanted=st.sampled_from(["x and w", "x"]), whole=st.booleans())
-def test_each_tile_of_dx_is_shown_when_it_is_written(case, cut, wanted, whole):
+@given(case=convolutions(least_images=1), cut=CUTS, wanted=st.sampled_from(["x and w", "x"]), whole=st.booleans(),
+       filtered=st.booleans())  # fmt: skip
+def test_each_tile_of_dx_is_shown_when_it_is_written(case, cut, wanted, whole, filtered):
     x, w, _, dy = conv_arrays(case)
     before = [a.copy() for a in (x, w, dy)]
     seen = []
@@ -742,12 +783,16 @@ def test_each_tile_of_dx_is_shown_when_it_is_written(case, cut, wanted, whole):
     norm = dy.shape[3:], *reference.moments(dy), 0.1
     source = dy if whole else NormGradient(dy, None, dy, np.ones(norm[0]), *norm[1:], keep_g=False)
     plain = None if whole else source.whole() / source.scale
-    arguments = x if "w" in wanted else None, w, x.shape, w.shape, case[2]
     with split(*cut):
-        dx, dw, finished = im2col.gradients(source, *arguments, finish)
-        again = im2col.gradients(source, *arguments)
+        if filtered and winograd.applies((10**4, *dy.shape[1:]), w.shape, *case[2]):
+            way, sizes = winograd, (x.shape, w.shape[:2], case[2][1])
+        else:
+            way, sizes = im2col, (x.shape, w.shape, case[2])
+        arguments = x if "w" in wanted else None, w, *sizes
+        dx, dw, finished = way.gradients(source, *arguments, finish)
+        again = way.gradients(source, *arguments)
         if plain is not None:
-            for a, b in zip((dx, dw), im2col.gradients(plain, *arguments)[:2], strict=True):
+            for a, b in zip((dx, dw), way.gradients(plain, *arguments)[:2], strict=True):
                 if a is not None:
                     agree(a, b)
     assert np.array_equal(dx, again[0])

@@ -183,5 +183,5 @@ _kept = Kept(_KEPT)
 
 def _buffers(plan: Plan, shape: tuple[int, int], dtype) -> Rows | Squares:
     """The buffers of this thread for tiles of so many images and groups of rows."""
-    sizes = plan.way, plan.x_shape[1:], plan.y_shape[1:], plan.kernel, plan.padding, shape, dtype
+    sizes = plan.way, plan.x_shape[1:], plan.y_shape[3], plan.kernel, plan.padding, shape, dtype
     return _kept.get(sizes, lambda: plan.way(plan, *shape, dtype))

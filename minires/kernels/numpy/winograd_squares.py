@@ -36,7 +36,7 @@ class Squares(WinogradTile):
     points = POINTS * POINTS
 
     def __init__(self, plan: Plan, n: int, groups: int, dtype) -> None:
-        (_, _, width, channels), (_, _, out_width, out) = plan.x_shape, plan.y_shape[:4]
+        (_, _, width, channels), (_, _, out_width, out) = plan.x_shape, plan.y_shape
         columns, before = -(-out_width // RESULTS), plan.padding[1]
         wide, both = RESULTS * columns + 2, n * max(channels, out)
         pixels = np.zeros((RESULTS * groups + 2, wide, n, channels), dtype)
