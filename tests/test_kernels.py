@@ -521,7 +521,7 @@ def test_filters_that_scatter_are_not_turned_around(monkeypatch):
     [(31, 64, True, False), (32, 64, True, True), (127, 128, True, False), (128, 128, True, True),
      (219, 128, True, True), (220, 128, True, False), (511, 128, True, False), (512, 128, True, True),
      (511, 256, True, False), (512, 256, True, True), (1, 8, True, True), (390, 96, True, True), (391, 96, True, True),
-     (287, 96, False, False), (288, 96, False, True),
+     (250, 120, True, True), (287, 96, False, False), (288, 96, False, True),
      (7, 16, False, False), (8, 16, False, True), (127, 64, False, False), (128, 64, False, True),
      (511, 256, False, False), (512, 256, False, True), (1, 4, False, True)],
 )  # fmt: skip
@@ -597,6 +597,12 @@ def test_a_convolution_is_small_if_each_of_its_products_is(images, channels, fil
     assert winograd._planned((images, 8, 8, channels), (3, 3), (1, 1), filters, 1, limit).small is small
 
 
+def test_a_convolution_is_not_small_if_only_its_last_tile_is():
+    plan = winograd._planned((53, 8, 8, 16), (3, 3), (1, 1), 16, 1, 26 * 6912 // 2)
+    assert [tile.shape[0] for tile in plan.tiles] == [26, 26, 1]
+    assert not plan.small
+
+
 @pytest.mark.parametrize(("rows", "faster"), [(1, False), (2, False), (3, True)])
 def test_winograd_is_for_three_rows_and_more(rows, faster):
     assert winograd.applies((100, rows, 9, 16), (3, 3, 16, 16), (1, 1), (1, 1), (1, 1), 1) == faster
@@ -648,6 +654,11 @@ def test_every_way_is_the_seven_loops(by_every_way):
             fast, slow = (k.conv2d_backward(dy, x, w, x.shape, w.shape, *options) for k in (numpy, reference))
             for ours, theirs in zip(fast, slow, strict=True):
                 agree(ours, theirs)
+
+
+def test_as_many_pictures_as_a_group_has_rows_but_one_row_is_missing():
+    x, w, b, _ = conv_arrays(((4, 3, 5, 2), (3, 3, 2, 3), ((1, 1), (1, 1), (1, 1), 1)))
+    agree(numpy.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1), reference.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1))
 
 
 def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
