@@ -35,10 +35,10 @@ from minires.kernels.numpy import (
     tiles,
     toom_cook,
     winograd,
+    winograd_rows,
+    winograd_squares,
 )
 from minires.kernels.numpy.norm_gradient import NormGradient
-from minires.kernels.numpy.winograd_rows import Rows
-from minires.kernels.numpy.winograd_squares import Squares
 from minires.kernels.window import output_size
 
 from .devices import here
@@ -535,25 +535,41 @@ def test_winograd_is_for_pictures_that_are_worth_its_filters(pixels, channels, d
 @pytest.mark.parametrize(
     ("y_shape", "kernel", "channels", "way"),
     [
-        ((8, 16, 16, 64), (3, 3), 64, Squares),  # 128 squares
-        ((2, 29, 32, 64), (3, 3), 64, Squares),
-        ((2, 32, 29, 64), (3, 3), 64, Squares),
-        ((1, 8, 64 * 4, 64), (3, 3), 64, Squares),
-        ((127, 4, 4, 64), (3, 3), 64, Rows),
-        ((2, 28, 32, 64), (3, 3), 64, Rows),
-        ((2, 32, 28, 64), (3, 3), 64, Rows),
-        ((64, 4, 6, 64), (3, 3), 64, Squares),
-        ((64, 4, 5, 64), (3, 3), 64, Rows),
-        ((8, 16, 16, 64), (3, 2), 64, Rows),
-        ((8, 16, 16, 64), (3, 3), 63, Rows),
-        ((8, 16, 16, 63), (3, 3), 64, Rows),
-        ((8, 16, 16, 48), (3, 3), 96, Squares),
-        ((8, 16, 16, 512), (3, 3), 34, Rows),
-        ((8, 16, 16, 512), (3, 3), 35, Squares),
+        ((8, 16, 16, 64), (3, 3), 64, winograd_squares.Squares),  # 128 squares
+        ((2, 29, 32, 64), (3, 3), 64, winograd_squares.Squares),
+        ((2, 32, 29, 64), (3, 3), 64, winograd_squares.Squares),
+        ((1, 8, 64 * 4, 64), (3, 3), 64, winograd_squares.Squares),
+        ((127, 4, 4, 64), (3, 3), 64, winograd_rows.Rows),
+        ((2, 28, 32, 64), (3, 3), 64, winograd_rows.Rows),
+        ((2, 32, 28, 64), (3, 3), 64, winograd_rows.Rows),
+        ((64, 4, 6, 64), (3, 3), 64, winograd_squares.Squares),
+        ((64, 4, 5, 64), (3, 3), 64, winograd_rows.Rows),
+        ((8, 16, 16, 64), (3, 2), 64, winograd_rows.Rows),
+        ((8, 16, 16, 64), (3, 3), 63, winograd_rows.Rows),
+        ((8, 16, 16, 63), (3, 3), 64, winograd_rows.Rows),
+        ((8, 16, 16, 48), (3, 3), 96, winograd_squares.Squares),
+        ((8, 16, 16, 512), (3, 3), 34, winograd_rows.Rows),
+        ((8, 16, 16, 512), (3, 3), 35, winograd_squares.Squares),
     ],
 )
 def test_squares_are_for_many_channels_and_pixels(y_shape, kernel, channels, way):
-    assert winograd._way(y_shape, kernel, channels) is way
+    assert winograd._way(y_shape, kernel, channels, 4) is way
+    assert winograd._way(y_shape, kernel, channels, 2) is winograd_rows.Rows  # float16
+
+
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
+def test_half_precision_overflows_no_sooner_by_winograd_than_in_the_sum(pass_, rng):
+    x, w = (rng.standard_normal(s).astype(np.float16) for s in ((8, 16, 16, 64), (3, 3, 64, 64)))
+    window = (1, 1), (1, 1), (1, 1), 1
+    if pass_ == "forward":
+        results = [way.convolve(30 * x, w, x.shape, window)[0] for way in (winograd, im2col)]
+    else:
+        results = [
+            winograd.gradients(x, np.abs(30 * x), None, x.shape, (3, 3), (1, 1))[1],
+            im2col.gradients(x, np.abs(30 * x), None, x.shape, w.shape, window)[1],
+        ]
+    for result in results:
+        assert np.isfinite(result).all()
 
 
 @pytest.mark.parametrize(
@@ -573,17 +589,17 @@ def test_squares_are_for_many_channels_and_pixels(y_shape, kernel, channels, way
 )
 def test_a_tile_is_as_large_as_its_filters_are_worth(size, kernel, channels, shape, monkeypatch):
     monkeypatch.setattr(winograd, "_LARGE_FILTERS", 1 << 14)
-    plan = winograd._planned((128, size, size, channels), kernel, (1, 1), channels, 2, 430_000)
+    plan = winograd._planned((128, size, size, channels), kernel, (1, 1), channels, 4, 2, 430_000)
     assert plan.tiles[0].shape == shape
 
 
 def test_a_part_of_a_convolution_is_worth_a_thread():
     """2^24 multiply-adds, counted as those of the direct sum."""
     for size, kernel, channels, filters in [(32, (3, 3), 16, 7), (8, (3, 2), 7, 16), (16, (3, 3), 65, 70)]:
-        plan = winograd._planned((128, size, size, channels), kernel, (1, 1), filters, 2, 20_000)
+        plan = winograd._planned((128, size, size, channels), kernel, (1, 1), filters, 4, 2, 20_000)
         of_tile = np.prod(plan.y_shape) * channels * kernel[0] * kernel[1] / len(plan.tiles)
         assert plan.least == max(1, 2**24 // of_tile)
-    assert winograd._planned((0, 8, 8, 3), (3, 3), (1, 1), 3, 2, 20_000).least == 1
+    assert winograd._planned((0, 8, 8, 3), (3, 3), (1, 1), 3, 4, 2, 20_000).least == 1
 
 
 @pytest.mark.parametrize(
@@ -594,13 +610,19 @@ def test_a_part_of_a_convolution_is_worth_a_thread():
 def test_a_convolution_is_small_if_each_of_its_products_is(images, channels, filters, small):
     """18 windows a picture; the transforms are the largest products, or with 48 channels those with the filters."""
     limit = 10**9  # all of them in one tile
-    assert winograd._planned((images, 8, 8, channels), (3, 3), (1, 1), filters, 1, limit).small is small
+    assert winograd._planned((images, 8, 8, channels), (3, 3), (1, 1), filters, 4, 1, limit).small is small
 
 
 def test_a_convolution_is_not_small_if_only_its_last_tile_is():
-    plan = winograd._planned((53, 8, 8, 16), (3, 3), (1, 1), 16, 1, 26 * 6912 // 2)
+    plan = winograd._planned((53, 8, 8, 16), (3, 3), (1, 1), 16, 4, 1, 26 * 6912 // 2)
     assert [tile.shape[0] for tile in plan.tiles] == [26, 26, 1]
     assert not plan.small
+
+
+@pytest.mark.parametrize("images", [47, 128])
+def test_squares_are_never_small(images):
+    """Forty-seven of one picture each: the products with the filters are, but the transforms are not."""
+    assert not winograd._planned((4 * images, 4, 4, 64), (3, 3), (1, 1), 64, 4, 1, 430_000).small
 
 
 @pytest.mark.parametrize(("rows", "faster"), [(1, False), (2, False), (3, True)])
@@ -758,14 +780,14 @@ def test_what_lies_in_new_memory_does_not_matter(by_every_way, monkeypatch):
     def everything():
         return numpy.conv2d(x, w, None, *options), *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
 
-    def nothing_but_nan(shape, dtype):
-        array = np.empty(shape, dtype)
-        array.reshape(-1).view(np.uint8)[...] = 255
+    def nothing_but_nan(shape, dtype=float, order="C", plain=np.empty):
+        array = plain(shape, dtype, order)
+        array.ravel("K").view(np.uint8)[...] = 255
         return array
 
     expected = everything()
-    monkeypatch.setattr(im2col, "empty", nothing_but_nan)
-    monkeypatch.setattr(tiles, "empty", nothing_but_nan)
+    for module in (im2col, tiles, winograd, winograd_rows, winograd_squares, np):
+        monkeypatch.setattr(module, "empty", nothing_but_nan)
     for tile in (None, 1, 1000, 6000):
         with split(1, tile):
             for a, b in zip(in_a_new_thread(everything), expected, strict=True):
@@ -821,7 +843,9 @@ def test_each_tile_of_dx_is_shown_when_it_is_written(case, cut, wanted, whole, f
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
-def test_winograd_in_other_dtypes(dtype, rng):
+@pytest.mark.parametrize("squares", [True, False])
+def test_winograd_in_other_dtypes(dtype, squares, rng, monkeypatch):
+    in_squares(squares, monkeypatch)
     x, w = rng.standard_normal((2, 9, 8, 3)).astype(dtype), rng.standard_normal((3, 3, 3, 4)).astype(dtype)
     window = (1, 1), (1, 1), (1, 1), 1
     y = numpy.conv2d(x, w, None, *window)
@@ -863,12 +887,13 @@ def in_a_new_thread(function):
     return results[0]
 
 
-def test_one_convolution_leaves_nothing_behind_for_the_next(by_every_way):
+@pytest.mark.parametrize("tile", [None, 1000])
+def test_one_convolution_leaves_nothing_behind_for_the_next(by_every_way, tile):
     options = by_every_way[2]
 
     def everything(dtype, factor=1):
         x, w, b, dy = conv_arrays(by_every_way, dtype)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), split(1, tile):
             x, dy = factor * x, factor * dy
             return numpy.conv2d(x, w, b, *options), *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options)
 

@@ -21,11 +21,11 @@ from .buffers import Kept, zeros
 from .product import DIRECT, SMALL, multiplier
 from .tiles import Finish, tiles, transposed
 from .toom_cook import POINTS, RESULTS, transforms_in
-from .winograd_rows import Rows, pitch_of
+from .winograd_rows import Rows
 from .winograd_squares import Squares
 from .winograd_tile import Plan
 
-# what is transformed of one tile: it and its products stay in the second-level cache
+# what is transformed of one tile: it and its products stay in the second-level cache, unless filters are large
 _TILE_BYTES = 430_000
 # channels, up to which tiles of rows are twice as large: else the calls on them are too short for two threads
 _NARROW = 16
@@ -33,10 +33,10 @@ _NARROW = 16
 # filters for each product, however small (measured with AVX-512 and with AVX2)
 _LARGE_FILTERS = 1 << 14 if DIRECT else 1 << 11
 _WINDOWS = 1024
-_SQUARES = 64  # in a tile at least, and twice as many from so many weights of a tap on
+_SQUARES = 64  # about as many in a tile at least, and twice as many from so many weights of a tap on
 _LARGE_SQUARES = 1 << 15
 # From so many multiply-adds for each number that is transformed, C O / (C + O), and so many squares on, squares take
-# less time than rows: from 64 channels, with 48 as much.
+# less time than rows: from 64 channels; with 48 both take as long.
 _WIDE = 32
 _FEW_SQUARES = 128
 _FULL = 3  # columns of a square, on average, that must be in the picture
@@ -61,24 +61,24 @@ def applies(y_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair, group
     return fits and pixels >= (min(weights // 32, 512) if repacked else weights // 128)
 
 
-def _way(y_shape, kernel: Pair, channels: int) -> type[Rows] | type[Squares]:
-    """Whether to filter rows only, or squares."""
+def _way(y_shape, kernel: Pair, channels: int, itemsize: int) -> type[Rows] | type[Squares]:
+    """Whether to filter rows only, or squares; the sums that these take are too large for float16."""
     (images, rows, width, out), columns = y_shape, -(-y_shape[2] // RESULTS)
     many = images * -(-rows // RESULTS) * columns >= _FEW_SQUARES
     full = width >= _FULL * columns
     wide = channels * out >= _WIDE * (channels + out)
-    return Squares if kernel == (3, 3) and many and full and wide else Rows
+    return Squares if kernel == (3, 3) and many and full and wide and itemsize > 2 else Rows
 
 
 @lru_cache(maxsize=64)
-def _planned(x_shape, kernel: Pair, padding: Pair, out_channels: int, threads: int, limit: int) -> Plan:
+def _planned(x_shape, kernel: Pair, padding: Pair, out_channels: int, itemsize: int, threads: int, limit: int) -> Plan:
     n, height, width, channels = x_shape
     rows, columns = (s + 2 * p - k + 1 for s, p, k in zip((height, width), padding, kernel, strict=True))
     y_shape = n, rows, columns, out_channels
     widest, work = max(channels, out_channels), prod(y_shape) * channels * 3 * kernel[1]
-    way, groups = _way(y_shape, kernel, channels), -(-rows // RESULTS)
-    taps, windows = (1, -(-columns // RESULTS)) if way is Squares else (kernel[1], pitch_of(x_shape, padding))
-    one = way.points * windows * widest * 4  # bytes of four rows of an image, whose windows these are
+    way, groups = _way(y_shape, kernel, channels, itemsize), -(-rows // RESULTS)
+    taps, windows = (1, -(-columns // RESULTS)) if way is Squares else (kernel[1], width + padding[1])
+    one = way.points * windows * widest * 4  # bytes of four rows of an image, in float32
     # filters that are larger than the cache should meet many windows each time they pass through it
     if way is Squares:
         large = channels * out_channels > _LARGE_SQUARES
@@ -89,20 +89,20 @@ def _planned(x_shape, kernel: Pair, padding: Pair, out_channels: int, threads: i
         limit = max(limit, _WINDOWS // windows * one) if large else limit
     parts = tiles(n, groups, one, limit, threads)
     least = max(1, int(len(parts) * _LEAST_WORK / max(work, 1)))
-    windows *= max((prod(tile.shape) for tile in parts), default=0)
-    # the product with the filters of a point, or the transforms
-    small = windows * max(channels * out_channels, POINTS**2 * widest) < SMALL
-    return Plan(way, way.points, taps, x_shape, y_shape, kernel, padding, groups, parts, least, small)
+    of_tile = windows * max((prod(tile.shape) for tile in parts), default=0)
+    # rows: the product with the filters of a point, or the transforms; squares have many channels
+    small = way is Rows and of_tile * max(channels * out_channels, POINTS**2 * widest) < SMALL
+    return Plan(way, taps, x_shape, y_shape, kernel, padding, groups, windows, parts, least, small)
 
 
-def _plan(x_shape, kernel: Pair, padding: Pair, out_channels: int) -> Plan:
+def _plan(x, kernel: Pair, padding: Pair, out_channels: int) -> Plan:
     """What was planned for the same sizes before, or a new plan."""
-    return _planned(x_shape, kernel, padding, out_channels, get_num_threads(), _TILE_BYTES)
+    return _planned(x.shape, kernel, padding, out_channels, x.dtype.itemsize, get_num_threads(), _TILE_BYTES)
 
 
 def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
     """x (N, H, W, C), w (3, KW, C, O) -> y (N, OH, OW, O), and what ``finish`` returned in each thread, in order."""
-    plan, y = _plan(x.shape, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
+    plan, y = _plan(x, w.shape[:2], window[1], w.shape[3]), empty(y_shape, x.dtype)
     filters, (bt, _, at), multiply = _filters(plan, w), transforms_in(x.dtype), multiplier(plan.tiles)
 
     def work(part: range) -> Any:
@@ -133,11 +133,11 @@ def gradients(
     G^T [(A x) * (B^T dy)].
     """
     around: Pair = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
-    plan = _plan(dy.shape, kernel, around, x_shape[3])
+    plan = _plan(dy, kernel, around, x_shape[3])
     dx = None if w is None else empty(x_shape, dy.dtype)
     filters: Any = None if w is None else _filters(plan, transposed(w[::-1, ::-1]))
     (bt, g, at), multiply = transforms_in(dy.dtype), multiplier(plan.tiles)
-    of_total = plan.points, plan.taps, x_shape[3], dy.shape[3]
+    of_total = plan.way.points, plan.taps, x_shape[3], dy.shape[3]
 
     def work(part: range) -> tuple[np.ndarray | None, Any]:
         total, of_tile = None, None
@@ -174,7 +174,7 @@ def gradients(
 
 def _filters(plan: Plan, w) -> np.ndarray:
     """The transformed filters as matrices, (points, 1, taps C, O)."""
-    shape = plan.points, 1, plan.taps * w.shape[2], w.shape[3]
+    shape = plan.way.points, 1, plan.taps * w.shape[2], w.shape[3]
     return plan.way.transform(transforms_in(w.dtype)[1], w, shape)
 
 

@@ -20,17 +20,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...backend import empty
-from ..window import Pair
 from .buffers import view
 from .product import product
 from .tiles import Tile
 from .toom_cook import POINTS, RESULTS
 from .winograd_tile import Plan, WinogradTile
-
-
-def pitch_of(x_shape, padding: Pair) -> int:
-    """From one row of a picture to the next, in pixels."""
-    return x_shape[2] + padding[1]
 
 
 class Rows(WinogradTile):
@@ -43,9 +37,8 @@ class Rows(WinogradTile):
     points = POINTS
 
     def __init__(self, plan: Plan, n: int, groups: int, dtype) -> None:
-        (_, _, width, channels), out, kw = plan.x_shape, plan.y_shape[3], plan.kernel[1]
-        pitch = pitch_of(plan.x_shape, plan.padding)
-        before = plan.padding[1]
+        (_, _, width, channels), (_, _, out_width, out) = plan.x_shape, plan.y_shape
+        kw, before, pitch = plan.kernel[1], plan.padding[1], plan.windows
         rows = np.zeros((n, RESULTS * groups + 2, width, channels), dtype)
         super().__init__(plan, n, groups, rows)
         row, image = width * channels, rows[0].size
@@ -65,12 +58,11 @@ class Rows(WinogradTile):
         by_pixel = np.empty((POINTS, matrix_rows * kw, out), dtype)
         self.products = by_pixel.reshape(POINTS, matrix_rows, kw, out).swapaxes(1, 2)
         self.by_channel = by_pixel[:, None, :count].swapaxes(2, 3)
-        self.result = n, groups, RESULTS, plan.y_shape[2] * out
-        line = pitch * out
+        row, line = out_width * out, pitch * out
+        self.result_shape = n, groups, RESULTS, row
         strides = groups * line, line, by_pixel[0].size, 1
-        self.to_rows = view(by_pixel, 0, (n, groups, POINTS, self.result[3]), strides)
-        straddling = n, groups, POINTS, line - self.result[3]
-        self.straddling = view(by_pixel, self.result[3], straddling, strides)
+        self.to_rows = view(by_pixel, 0, (n, groups, POINTS, row), strides)
+        self.straddling = view(by_pixel, row, (n, groups, POINTS, line - row), strides)
 
     @staticmethod
     def transform(matrix, w, shape) -> np.ndarray:
@@ -89,7 +81,7 @@ class Rows(WinogradTile):
         written = self.written(y, tile)
         part = y[written]
         if part.shape[1] == RESULTS * self.groups:
-            np.matmul(at, self.to_rows, out=part.reshape(self.result))
+            np.matmul(at, self.to_rows, out=part.reshape(self.result_shape))
         else:  # the last group has fewer than four
             whole = (at @ self.to_rows).reshape(self.n, -1, *part.shape[2:])
             part[...] = whole[:, : part.shape[1]]
@@ -100,6 +92,6 @@ class Rows(WinogradTile):
         rows = x[self.written(x, tile)]
         if rows.shape[1] < RESULTS * self.groups:
             rows = np.concatenate([rows, np.zeros((self.n, -rows.shape[1] % RESULTS, *rows.shape[2:]), rows.dtype)], 1)
-        np.matmul(a, rows.reshape(self.result), out=self.to_rows)
+        np.matmul(a, rows.reshape(self.result_shape), out=self.to_rows)
         self.straddling[...] = 0
         return self.by_channel

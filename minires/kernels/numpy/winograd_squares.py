@@ -31,36 +31,38 @@ from .winograd_tile import Plan, WinogradTile
 
 
 class Squares(WinogradTile):
-    """The arrays of one thread, and the views of them that a tile of ``n`` images and ``groups`` row groups needs."""
+    """The arrays of one thread, laid out (H, W, n, C), and the views of them that a tile of ``n`` images needs.
+
+    What is transformed along one axis only lies in one memory for both directions: `load` has done with it before
+    `store` or `upstream` begins.  The products are done with before `upstream` writes there.
+    """
 
     points = POINTS * POINTS
 
     def __init__(self, plan: Plan, n: int, groups: int, dtype) -> None:
         (_, _, width, channels), (_, _, out_width, out) = plan.x_shape, plan.y_shape
-        columns, before = -(-out_width // RESULTS), plan.padding[1]
-        wide, both = RESULTS * columns + 2, n * max(channels, out)
+        columns, before = plan.windows, plan.padding[1]
+        wide, squares, widest = RESULTS * columns + 2, groups * columns * n, max(channels, out)
+        half = np.empty(groups * POINTS * wide * n * widest, dtype)
+
         pixels = np.zeros((RESULTS * groups + 2, wide, n, channels), dtype)
         super().__init__(plan, n, groups, pixels[:, before : before + width].transpose(2, 0, 1, 3))
-
         pixel, line = n * channels, wide * n * channels
         self.six_rows = view(pixels, 0, (groups, POINTS, line), (RESULTS * line, line, 1))
-        # what is transformed along one axis only: nobody needs it for long
-        half = np.empty(groups * POINTS * wide * both, dtype)
-        self.rows_done = view(half, 0, (groups, POINTS, line), (POINTS * line, line, 1))
-        self.six_columns = view(
-            half, 0, (groups, POINTS, columns, POINTS, pixel), (POINTS * line, line, RESULTS * pixel, pixel, 1)
-        )
-        squares = groups * columns * n
+        self.rows_done = half[: groups * POINTS * line].reshape(groups, POINTS, line)
+        six_columns = groups, POINTS, columns, POINTS, pixel
+        self.six_columns = view(half, 0, six_columns, (POINTS * line, line, RESULTS * pixel, pixel, 1))
         points = np.empty((POINTS, POINTS, groups, columns, pixel), dtype)
         self.transformed = points.transpose(2, 0, 3, 1, 4)
-        self.windows = self.shifted = points.reshape(self.points, 1, squares, channels)
+        self.windows = points.reshape(self.points, 1, squares, channels)
+        self.shifted = self.windows  # all taps are transformed, so no pixel is seen by several
 
-        products = np.empty((POINTS, POINTS, groups, columns, n * out), dtype)
+        pixel, line = n * out, RESULTS * columns * n * out
+        products = np.empty((POINTS, POINTS, groups, columns, pixel), dtype)
         self.products = products.reshape(self.points, 1, squares, out)
         self.by_column = products.transpose(2, 0, 3, 1, 4)
-        line = RESULTS * columns * n * out
         self.columns_done = half[: groups * POINTS * line].reshape(groups, POINTS, line)
-        self.four_columns = self.columns_done.reshape(groups, POINTS, columns, RESULTS, n * out)
+        self.four_columns = self.columns_done.reshape(groups, POINTS, columns, RESULTS, pixel)
         self.result = np.empty((groups, RESULTS, line), dtype)
         self.result_rows = self.result.reshape(RESULTS * groups, RESULTS * columns, n, out).transpose(2, 0, 1, 3)
         self.beyond = self.result_rows[:, :, out_width:]

@@ -13,13 +13,13 @@ class Plan(NamedTuple):
     """The sizes of one convolution of ``x_shape`` to ``y_shape``, and its tiles: images and groups of four rows."""
 
     way: Any  # `Rows` or `Squares`
-    points: int  # for each of which there is a product,
-    taps: int  # with so many taps of the filters, those that are not transformed
+    taps: int  # of the filters, that are not transformed: so many for each point
     x_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
     kernel: Pair
     padding: Pair
     groups: int  # of four rows of y
+    windows: int  # of the picture in such a group: how many squares, or pixels from one row to the next
     tiles: list[Tile]
     least: int  # tiles that are worth a thread
     small: bool  # whether BLAS takes one thread for all of it whatever is set
