@@ -10,9 +10,9 @@ the matrix of windows: rows of ``KW * C`` numbers, each starting C further on.  
 windows 0, KW, 2 KW, ... make one matrix, windows 1, KW + 1, ... the next: KW products, no copy.  One border of zeros
 between two rows of a picture serves both.
 
-The error: with random x and w the root mean square is 1.4 to 2.8 times that of im2col in the same precision (float32, 16
-to 512 channels), that of dw up to 4 times.  An infinity or a NaN in a picture makes NaN of all rows that are computed
-with it, up to three more than in the direct sum.
+The error: with random x and w the root mean square is 1.4 to 2.8 times that of im2col in the same precision (float32,
+16 to 512 channels), that of dw up to 4 times.  An infinity or a NaN in a picture makes NaN of all rows that are
+computed with it, up to three more than in the direct sum.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ them beside all columns, that along columns by themselves.
 The way back undoes the same steps in the same memory: the gradient of A^T m A with respect to m, for an upstream x, is
 A x A^T.
 
-The error: with random x and w the root mean square is 2 to 6 times that of im2col in the same precision (float32, 64 to
-512 channels), at most 1.8e-6 of the result's; that of dw 2 to 9 times.  `winograd_rows` has 1.4 to 2.8, and up to 4.  An
-infinity or a NaN makes NaN of all squares that are computed with it.
+The error: with random x and w the root mean square is 2 to 6 times that of im2col in the same precision (float32, 64
+to 512 channels), at most 1.8e-6 of the result's; that of dw 2 to 9 times.  `winograd_rows` has 1.4 to 2.8, and up to 4.
+An infinity or a NaN makes NaN of all squares that are computed with it.
 """
 
 from __future__ import annotations
