@@ -680,7 +680,9 @@ def test_every_way_is_the_seven_loops(by_every_way):
 
 def test_as_many_pictures_as_a_group_has_rows_but_one_row_is_missing():
     x, w, b, _ = conv_arrays(((4, 3, 5, 2), (3, 3, 2, 3), ((1, 1), (1, 1), (1, 1), 1)))
-    agree(numpy.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1), reference.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1))
+    with in_threads(1):  # all of them in one tile
+        fast = numpy.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1)
+    agree(fast, reference.conv2d(x, w, b, (1, 1), (1, 1), (1, 1), 1))
 
 
 def test_how_the_work_is_cut_changes_nothing(by_every_way, rng):
