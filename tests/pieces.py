@@ -59,6 +59,8 @@ def split(number, tile_bytes=None, squares=None):
         patch.setattr(columns, "CALL", 300)
         patch.setattr(columns, "_LEAST_ROWS", 2)
         patch.setattr(columns, "_LEAST_SUMMED", 4)
+        patch.setattr(columns, "_LONG", 1)
+        patch.setattr(columns, "_LOCKED", 100)
         if tile_bytes is not None:
             patch.setattr(im2col, "_TILE_BYTES", tile_bytes)
             patch.setattr(winograd, "_TILE_BYTES", tile_bytes)

@@ -557,6 +557,57 @@ def test_squares_are_for_many_channels_and_pixels(y_shape, kernel, channels, way
     assert winograd._way(y_shape, kernel, channels, 2) is winograd_rows.Rows  # float16
 
 
+@pytest.mark.parametrize(
+    ("channels", "filters", "way"),
+    [
+        (1, 31, "winograd"),
+        (1, 32, "im2col"),
+        (2, 31, "winograd"),
+        (2, 32, "im2col"),
+        (3, 2, "im2col"),
+        (3, 64, "im2col"),
+        (4, 64, "winograd"),
+    ],
+)
+@pytest.mark.parametrize("wanted", ["dw alone", "dx alone", "both"])
+def test_dw_alone_of_pictures_is_for_im2col(channels, filters, way, wanted, rng, monkeypatch):
+    x, w = rng.standard_normal((8, 9, 10, channels)), rng.standard_normal((3, 3, channels, filters))
+    dy, window = rng.standard_normal((8, 9, 10, filters)), ((1, 1), (1, 1), (1, 1), 1)
+    given = {"dw alone": (x, None), "dx alone": (None, w), "both": (x, w)}[wanted]
+    expected = reference.conv2d_backward(dy, *given, x.shape, w.shape, *window)
+    for name, module in (("winograd", winograd), ("im2col", im2col)):
+        if name == (way if wanted == "dw alone" else "winograd"):
+            continue
+        monkeypatch.setattr(module, "gradients", None)
+    for gradient, right in zip(numpy.conv2d_backward(dy, *given, x.shape, w.shape, *window), expected, strict=True):
+        assert gradient is right is None or np.abs(gradient - right).max() < 1e-11 * np.abs(right).max()
+
+
+@pytest.mark.parametrize(
+    ("groups", "pieces", "rows", "taps", "out", "expected"),
+    [
+        (1, 1, 16384, 27, 16, 2),  # 432 numbers
+        (1, 1, 16384, 25, 20, 2),  # 500
+        (1, 1, 16384, 9, 56, 1),  # 504
+        (2, 1, 16384, 9, 28, 1),
+        (1, 2, 8192, 9, 28, 2),
+        (1, 2, 8192, 9, 16, 4),  # 288
+        (1, 1, 32768, 9, 4, 16),  # 36: 14 pieces would do, but each is to have as many rows
+        (1, 1, 16381, 27, 16, 1),  # a prime
+        (1, 1, 16382, 10, 20, 1),  # twice a prime, to be divided by three or more
+        (1, 1, 4095, 16, 16, 1),  # fewer than 2^20 multiply-adds
+        (1, 1, 4096, 16, 16, 2),
+        (1, 8, 63, 9, 64, 1),  # too few rows to be added up
+        (1, 8, 64, 9, 64, 8),
+    ],
+)
+def test_dw_of_few_filters_leaves_the_lock_to_others(groups, pieces, rows, taps, out, expected, rng):
+    unrolled = rng.integers(9, size=(groups, pieces, rows, taps)).astype(np.float32)
+    parts = columns.for_dw(unrolled, out)
+    assert parts.shape == (groups, expected, pieces * rows // expected, taps)
+    assert np.array_equal(parts.reshape(groups, -1, taps), unrolled.reshape(groups, -1, taps))
+
+
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 def test_half_precision_overflows_no_sooner_by_winograd_than_in_the_sum(pass_, rng):
     x, w = (rng.standard_normal(s).astype(np.float16) for s in ((8, 16, 16, 64), (3, 3, 64, 64)))

@@ -17,12 +17,13 @@ import threadpoolctl
 import minires
 from minires import functional as F
 from minires import optim, tensor
-from minires.backend import in_pieces, threads
+from minires.backend import by_turns, in_pieces, threads
 from minires.backend import settings as process
 from minires.backend.settings import settings
 from minires.errors import ArgumentError
 from minires.kernels import numpy as kernel
-from minires.kernels.numpy import im2col, winograd
+from minires.kernels.numpy import depthwise, im2col, norm, winograd
+from minires.kernels.numpy.tiles import Tile
 from minires.models import cifar_resnet
 
 from .pieces import in_threads, split
@@ -30,7 +31,7 @@ from .programs import run_program
 
 pytestmark = pytest.mark.host_only("threads share the work of the CPU's kernels")
 
-WAIT = 60  # seconds until a test that hangs fails; none of them waits for time to pass
+WAIT = 6  # seconds until a test that hangs fails; none of them waits for time to pass
 
 
 def as_it_is(part):
@@ -149,6 +150,115 @@ def test_results_are_in_order_whoever_is_ready_first():
 
     with in_threads(3):
         assert in_pieces(work, 10) == [range(3), range(3, 6), range(6, 10)]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 101])
+@pytest.mark.parametrize("least", [0, 1, 3, 50])
+def test_by_turns_every_item_is_given_to_one_thread(number, count, least):
+    with in_threads(number):
+        parts = by_turns(sorted, count, least)
+    assert len(parts) == max(1, min(number, count // max(1, least)))
+    assert sorted(i for part in parts for i in part) == list(range(count))
+
+
+def test_by_turns_the_next_item_is_for_whoever_is_free():
+    others_are_done = threading.Event()
+
+    def work(items):
+        mine = [next(items)]
+        if mine == [0]:  # this one is busy with it until all others are done
+            assert others_are_done.wait(WAIT)
+        mine.extend(items)
+        if 8 in mine:
+            others_are_done.set()
+        return mine
+
+    with in_threads(2):
+        assert sorted(by_turns(work, 9)) == [[0], list(range(1, 9))]
+
+
+@pytest.mark.parametrize("guilty", [0, 3, 8])
+def test_by_turns_what_a_thread_raises_is_raised(guilty):
+    def work(items):
+        for i in items:
+            if i == guilty:
+                raise ValueError(f"item {i}")
+
+    with in_threads(3):
+        with pytest.raises(ValueError, match=rf"^item {guilty}$"):
+            by_turns(work, 9)
+        assert sorted(i for part in by_turns(list, 9) for i in part) == list(range(9))
+
+
+def test_by_turns_inside_work_and_without_threads_all_is_done_here(monkeypatch):
+    with in_threads(2):
+        assert in_pieces(lambda part: by_turns(list, 5), 2) == [[[0, 1, 2, 3, 4]]] * 2
+        monkeypatch.setattr(threads._Helper, "start", lambda self: (_ for _ in ()).throw(RuntimeError))
+        monkeypatch.setattr(threads, "_idle", deque())
+        monkeypatch.setattr(threads, "_helpers", 0)
+        assert by_turns(list, 5) == [[0, 1, 2, 3, 4], []]
+
+
+def one_image_each(images, rows, *_):
+    """In place of `tiles`."""
+    return [Tile(slice(n, n + 1), slice(0, rows)) for n in range(images)]
+
+
+WAYS = {
+    "rows": (winograd, (4, 9, 8, 5), (3, 3, 5, 7), 1),
+    "squares": (winograd, (4, 9, 8, 5), (3, 3, 5, 7), 1),
+    "im2col": (im2col, (4, 9, 8, 5), (2, 3, 5, 7), 1),
+    "depthwise": (depthwise, (4, 9, 8, 5), (3, 3, 1, 5), 5),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_slow_thread_leaves_the_tiles_of_a_convolution_to_the_others(name, rng):
+    way, x_shape, w_shape, groups = WAYS[name]
+    x, w = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
+    window = (1, 1), (1, 1), (1, 1), groups
+    y_shape = 4, 9 + 3 - w_shape[0], 8, w_shape[3]
+    others_are_done, seen = threading.Event(), []
+
+    def done(part, tile):
+        if tile.images.start == 0:  # this thread is busy with it until all others are done
+            assert others_are_done.wait(WAIT)
+        seen.append((tile.images.start, threading.get_ident()))
+        if len(seen) == 3:
+            others_are_done.set()
+
+    with split(2, 1, squares=name == "squares"), pytest.MonkeyPatch.context() as patch:
+        for module in (im2col, winograd):
+            patch.setattr(module, "tiles", one_image_each)
+        y, _ = way.convolve(x, w, y_shape, window, lambda: done)
+        alone, _ = way.convolve(x, w, y_shape, window, share=lambda work, count, *_: [work(range(count))])
+    *others, (last, slow) = seen
+    assert last == 0
+    assert slow not in [who for _, who in others]
+    assert np.array_equal(y, alone)
+
+
+@pytest.mark.parametrize("slow", [0, 3])
+def test_a_slow_thread_has_its_part_of_what_is_summed_up(slow, rng, monkeypatch):
+    x, w = rng.standard_normal((6, 8, 8, 5)), rng.standard_normal((3, 3, 5, 7))
+    window = (1, 1), (1, 1), (1, 1), 1
+    real, others_are_done, seen = norm.Sums.__call__, threading.Event(), []
+
+    def one_is_slow(self, part, tile):
+        if tile.images.start == slow:
+            assert others_are_done.wait(WAIT)
+        real(self, part, tile)
+        seen.append((tile.images.start, threading.get_ident()))
+        if len(seen) == 3:
+            others_are_done.set()
+
+    monkeypatch.setattr(norm.Sums, "__call__", one_is_slow)
+    with split(2), monkeypatch.context() as patch:
+        patch.setattr(winograd, "tiles", one_image_each)
+        kernel.conv2d_moments(x, w, None, *window)
+    by_thread = [[n for n, who in seen if who == one] for one in {who for _, who in seen}]
+    assert sorted(by_thread) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_work_inside_work_is_not_split_again():
@@ -480,7 +590,8 @@ def test_the_threads_share_the_products_of_a_single_picture(pictures, calls, way
             way.gradients(dy, x, w, x.shape, w.shape, window)
         else:
             way.gradients(dy, x, w, x.shape, w.shape[:2], window[1])
-    several = [parts for parts in seen if parts[-1].stop > pictures]  # of a product rather than of the tiles
+    # of a product rather than of the tiles
+    several = [parts for parts in seen if isinstance(parts[-1], range) and parts[-1].stop > pictures]
     assert len(seen) - len(several) == (calls == "split")
     assert len(several) == {"split": 0, "shared": {"forward": 1, "backward": 2}[pass_]}[calls]
 

@@ -18,7 +18,7 @@ from .arrays import (
     to_device,
 )
 from .memory import empty, empty_cache, memory_in_use, times
-from .threads import get_num_threads, has_gil, in_pieces, set_num_threads
+from .threads import by_turns, get_num_threads, has_gil, in_pieces, set_num_threads
 
 __all__ = [
     "DEVICES",

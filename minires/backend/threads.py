@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import methodcaller
 from typing import Any, TypeVar
@@ -96,12 +96,40 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
         small: whether BLAS takes one thread for each product of ``work`` whatever is set.  Then nothing is set where it
             is not split: to do so took a twentieth of the convolution of a small picture.
     """
-    number = 1 if _inside.work else min(get_num_threads(), count // max(1, least))
-    if number <= 1 or sys.is_finalizing():  # then no other thread is woken any more
-        if small:
-            return [work(range(count))]
-        return [settings.during(work, range(count))]
-    parts = [range(i * count // number, (i + 1) * count // number) for i in range(number)]
+    number = _threads_for(count, least)
+    if number == 1:
+        return _alone(work, count, small)
+    return _together(work, [range(i * count // number, (i + 1) * count // number) for i in range(number)])
+
+
+def by_turns(work: Callable[[Iterable[int]], Result], count: int, least: int = 1, small: bool = False) -> list[Result]:
+    """Give the items of ``range(count)`` to the threads one by one, the next to whoever is free.
+
+    ``work`` is called once in each thread, with an iterator over the items that this thread is given.  So nobody waits
+    long for a thread that is slower, because its core is or because another program has some of it.  Who is given what
+    depends on timing: only for items whose result is the same whoever computes it.  Otherwise like `in_pieces`.
+    """
+    number = _threads_for(count, least)
+    if number == 1:
+        return _alone(work, count, small)
+    left = deque([*range(count), *[None] * number])  # None is the end, for each of them
+    return _together(work, [iter(left.popleft, None) for _ in range(number)])
+
+
+def _threads_for(count: int, least: int) -> int:
+    """How many threads share so many items."""
+    if _inside.work or sys.is_finalizing():  # when the program ends, no other thread is woken any more
+        return 1
+    return max(1, min(get_num_threads(), count // max(1, least)))
+
+
+def _alone(work: Callable[[range], Result], count: int, small: bool) -> list[Result]:
+    if small:
+        return [work(range(count))]
+    return [settings.during(work, range(count))]
+
+
+def _together(work: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
     _inside.work = True
     try:
         return settings.during(_in_threads, work, parts)
@@ -109,7 +137,7 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
         _inside.work = False
 
 
-def _in_threads(work: Callable[[range], Result], parts: list[range]) -> list[Result]:
+def _in_threads(work: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
     """What ``work`` makes of each part, in order, each in a thread if there is one for it.
 
     Whatever happens here, nobody works any more when it returns: the others write into arrays that the caller may see.
@@ -142,7 +170,7 @@ class _Inside(threading.local):
 class _Job:
     """Work in parts, each of which one thread does."""
 
-    def __init__(self, work: Callable[[range], Any], parts: list[range]) -> None:
+    def __init__(self, work: Callable[[Any], Any], parts: Sequence[Any]) -> None:
         self._work, self._parts, self.count = work, parts, len(parts)
         self._results: dict[int, Any] = {}
         self._failed: dict[int, BaseException] = {}

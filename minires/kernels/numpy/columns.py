@@ -13,6 +13,10 @@ from .product import CALL, DIRECT, SLIM
 
 _LEAST_ROWS = 16  # of a small product, see `CALL`
 _LEAST_SUMMED = 64  # of one whose result, as large as the filters, is added to the others
+# NumPy lets go of the interpreter's lock only for a product whose result has more numbers than this, however long the
+# sums are: other threads would stand still for that of a few filters.
+_LOCKED = 500
+_LONG = 1 << 20  # multiply-adds for which that matters
 
 
 class Border:
@@ -105,10 +109,16 @@ def pieces(rows: int, taps: int, columns: int) -> int:
     return next((k for k in range(number, 2 * number) if rows % k == 0), 1)
 
 
-def in_fewer_pieces(columns) -> np.ndarray:
-    """The same columns, in one piece if the products of their pieces with dy are not worth being added up."""
+def for_dw(columns, out: int) -> np.ndarray:
+    """The same columns in pieces whose products with dy, of ``out`` filters, are worth being added up."""
     groups, pieces, rows, taps = columns.shape
-    return columns if pieces == 1 or rows >= _LEAST_SUMMED else columns.reshape(groups, 1, pieces * rows, taps)
+    if pieces > 1 and rows < _LEAST_SUMMED:
+        pieces, rows = 1, pieces * rows
+    numbers = groups * pieces * taps * out
+    if numbers <= _LOCKED and rows * numbers >= _LONG:
+        factor = next((k for k in range(_LOCKED // numbers + 1, rows // _LEAST_SUMMED) if rows % k == 0), 1)
+        pieces, rows = pieces * factor, rows // factor
+    return columns.reshape(groups, pieces, rows, taps)
 
 
 def by_group(y, groups: int, pieces: int):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import times
+from ...backend import in_pieces, times
 from ..reference.norm import update_running
 from ..window import Pair, output_size
 from . import depthwise, im2col, winograd
@@ -62,7 +62,7 @@ def conv2d_moments(x, w, b, stride: Pair, padding: Pair, dilation: Pair, groups:
         return y, *moments(y, running)
     window = stride, padding, dilation, groups
     y_shape, way = _chosen(x.shape, w.shape, window)
-    y, sums = way.convolve(np.ascontiguousarray(x), w, y_shape, window, lambda: Sums(w.shape[3]))
+    y, sums = way.convolve(np.ascontiguousarray(x), w, y_shape, window, lambda: Sums(w.shape[3]), in_pieces)
     mean, var = merged(sums, x.dtype)
     update_running(running, mean, var, y.size // y.shape[3])
     return y, mean, var
@@ -105,7 +105,7 @@ def _gradients(dy, x, w, x_shape, w_shape, window, onward: NormReceiver | None):
     _, way = _chosen(x_shape, w_shape, window)
     if way is depthwise:
         return depthwise.gradients(dy, x, w, x_shape, w_shape, stride, padding, dilation)
-    if way is winograd:
+    if way is winograd and (w is not None or winograd.applies_to_dw(*w_shape[2:])):
         dx, dw, seen = winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding, onward)
     else:
         dx, dw, seen = im2col.gradients(dy, x, w, x_shape, w_shape, window, onward)

@@ -5,12 +5,13 @@ One tap of the window at a time for all pixels and channels: KH * KW multiplicat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from ...backend import empty, in_pieces
+from ...backend import by_turns, empty, in_pieces
 from ..window import Pair, reach
 from .tiles import Finish, Tile, along_rows
 
@@ -22,16 +23,19 @@ def applies(w_shape, groups: int) -> bool:
     return groups > 1 and w_shape[2] == 1 and w_shape[3] == groups
 
 
-def convolve(x, w, y_shape, window, finish: Finish | None = None):
-    """x (N, H, W, C), w (KH, KW, 1, C) -> y, and what ``finish`` returned in each thread, in order."""
+def convolve(x, w, y_shape, window, finish: Finish | None = None, share=by_turns):
+    """x (N, H, W, C), w (KH, KW, 1, C) -> y, and what ``finish`` returned in each thread.
+
+    ``share`` gives the images to the threads; a ``finish`` that sums up wants `in_pieces`.
+    """
     stride, padding, dilation, _ = window
     y = empty(y_shape, x.dtype)
     filters = _filters(w, y_shape)
 
-    def work(part: range) -> Any:
+    def work(some: Iterable[int]) -> Any:
         done = finish and finish()
         product = np.empty(y_shape[1:], x.dtype)
-        for n in part:
+        for n in some:
             seen, rows = _bordered(x[n], padding), _flat(y[n])
             rows[...] = 0
             for (u, v), at in _taps(w.shape, y_shape, stride, dilation):
@@ -41,7 +45,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None):
                 done(y[n : n + 1], Tile(slice(n, n + 1), slice(0, y_shape[1])))
         return done
 
-    return y, in_pieces(work, len(y), _least(y_shape, w.shape))
+    return y, share(work, len(y), _least(y_shape, w.shape))
 
 
 def gradients(dy, x, w, x_shape, w_shape, stride: Pair, padding: Pair, dilation: Pair):

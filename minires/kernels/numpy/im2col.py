@@ -13,17 +13,18 @@ where a few windows meet many filters that takes longer than the convolution; th
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import empty, get_num_threads, in_pieces
+from ...backend import by_turns, empty, get_num_threads, in_pieces
 from ..window import Pair, extent, reach
 from .blocks import sides_of, taps_of, turned
 from .buffers import Kept, scratch, view, zeros
-from .columns import Border, Columns, by_group, in_fewer_pieces
+from .columns import Border, Columns, by_group, for_dw
 from .product import SMALL, multiplier
 from .tiles import Finish, Tile, fill, tiles
 
@@ -114,15 +115,19 @@ def _plan_backward(x_shape, y_shape, w_shape, window, wants_x: bool, itemsize: i
     return _Cut(plan, parts, plan.least(parts), small, sides, scattered, windows)
 
 
-def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.ndarray, list[Any]]:
-    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread, in order."""
+def convolve(x, w, y_shape, window, finish: Finish | None = None, share=by_turns) -> tuple[np.ndarray, list[Any]]:
+    """x (N, H, W, C), w (KH, KW, C/groups, O) -> y, and what ``finish`` returned in each thread.
+
+    ``share`` gives the tiles to the threads; a ``finish`` that sums up wants `in_pieces`.
+    """
     cut = _plan_forward(x.shape, y_shape, w.shape, window, x.itemsize, _TILE_BYTES, get_num_threads())
     plan, y = cut.plan, empty(y_shape, x.dtype)
     weights, multiply = _weights_by_group(w, plan.groups), multiplier(cut.tiles)
 
-    def work(part: range) -> Any:
+    def work(some: Iterable[int]) -> Any:
         done, buffers = finish and finish(), None
-        for tile in cut.tiles[part.start : part.stop]:
+        for i in some:
+            tile = cut.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
                 buffers = _buffers(plan, tile, x.dtype)
             rows = y[tile]
@@ -132,7 +137,7 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None) -> tuple[np.nd
                 done(rows, tile)
         return done
 
-    return y, in_pieces(work, len(cut.tiles), cut.least, cut.small)
+    return y, share(work, len(cut.tiles), cut.least, cut.small)
 
 
 def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
@@ -165,7 +170,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
                 if done is not None:
                     done(part_of_dx, Tile(tile.images, rows_of_dx))
             if x is not None and rows.start < rows.stop:
-                columns = in_fewer_pieces(buffers.columns(x[tile.images], rows))
+                columns = for_dw(buffers.columns(x[tile.images], rows), w_shape[3] // plan.groups)
                 pixels = upstream[:, rows.start - above : rows.stop - above]
                 pixels = by_group(pixels, plan.groups, columns.shape[1])
                 products = empty((*columns.shape[:2], columns.shape[3], pixels.shape[3]), dy.dtype)
