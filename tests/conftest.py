@@ -89,6 +89,7 @@ def no_leaked_switches():
 def bench(capsys, tmp_path, monkeypatch):
     """Run `minires bench` in an empty folder: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minires.bench.machine.keep_freed_memory", lambda: False)  # nothing would undo it
 
     def call(*arguments):
         try:

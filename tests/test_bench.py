@@ -23,6 +23,8 @@ from minires.bench.networks import network
 from minires.bench.report import Row, Table, disturbed, duration, notes
 from minires.bench.timing import Contender, Spread, alternate
 
+from .programs import run_program
+
 pytestmark = pytest.mark.host_only("measures the CPU")
 
 TINY = ["--models", "resnet8", "--batch", "2", "--rounds", "1", "--threads", "1"]
@@ -385,6 +387,57 @@ def test_beside_torch(bench, tmp_path, monkeypatch):
         ratio = row["values"]["minires"][0] / row["values"]["torch"][0]
         assert row["summary"]["minires divided by"]["torch"]["median"] == pytest.approx(ratio)
     assert re.search(r"batch 2 .*\(\d+\.\d\d-\d+\.\d\d\)", out)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_whether_malloc_keeps_memory_is_told(bench, tmp_path, monkeypatch, kept):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(machine, "keep_freed_memory", lambda: kept)
+    _, out, _ = bench("inference", *TINY, "--vs", "torch", "--out", "kept")
+    assert ("\nmalloc keeps freed memory, or PyTorch would lose" in out) == kept
+    result = json.loads(next((tmp_path / "kept").glob("*.json")).read_text())
+    assert result["machine"]["malloc keeps freed memory"] is kept
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its malloc")
+def test_freed_memory_is_kept():
+    shown = run_program("""
+import ctypes, resource
+from minires.bench.machine import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = libc.memset.argtypes = None
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        block = ctypes.c_void_p(libc.malloc(1 << 25))
+        libc.memset(block, 1, 1 << 25)
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back, kept = page_faults(), keep_freed_memory()
+page_faults()
+print(kept, page_faults() < given_back / 10)
+""")
+    assert (shown.stdout, shown.stderr) == ("True True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("system", "library"),
+    [("linux", SimpleNamespace()), ("darwin", None), ("win32", None), ("linux", SimpleNamespace(mallopt=lambda *_: 0))],
+)
+def test_another_malloc_is_left_as_it_is(monkeypatch, system, library):
+    monkeypatch.setattr(machine.sys, "platform", system)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: library)
+    assert machine.keep_freed_memory() is False
+
+
+def test_an_older_glibc_is_asked_for_less(monkeypatch):
+    asked = []
+    library = SimpleNamespace(mallopt=lambda what, size: asked.append((what, size)) or int(size <= 1 << 25))
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: library)
+    assert machine.keep_freed_memory() is True
+    assert asked == [(what, size) for what in (-3, -1) for size in (1 << 30, 1 << 25)]
 
 
 def test_torch_convolutions_are_the_same_convolutions(rng):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from importlib import import_module
@@ -26,6 +28,10 @@ VARIABLES = (
     "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MALLOC_ARENA_MAX",
     "GLIBC_TUNABLES", "PYTHON_GIL",
 )  # fmt: skip
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers what `mallopt` sets
+_LARGE = 1 << 30, 1 << 25  # bytes; an older glibc takes no more than the second
 
 
 class BlasPeak:
@@ -80,8 +86,23 @@ def _busy() -> tuple[float, float] | None:
     return sum(ticks) - ticks[3] - ticks[4] - sum(os.times()[:4]), sum(ticks)
 
 
-def describe(threads: int, with_torch: bool = False) -> dict[str, Any]:
-    """Processor, versions, BLAS, commit and variables, as they go into a result."""
+def keep_freed_memory() -> bool:
+    """Let malloc keep what is freed for whoever asks next; whether it does from now on.  It can in glibc only.
+
+    It would give the system what is large, and get it again page by page: in a process that has not trained, PyTorch
+    spends half of an inference on that.  minires recycles its arrays itself, and is not to win by it.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another library than glibc
+        return False
+    return all(any(mallopt(what, size) for size in _LARGE) for what in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+
+
+def describe(threads: int, with_torch: bool = False, kept: bool = False) -> dict[str, Any]:
+    """Processor, versions, BLAS, commit and variables, as they go into a result; ``kept``: by `keep_freed_memory`."""
     torch = import_module("torch") if with_torch else None  # which may turn the interpreter's lock on
     found: dict[str, Any] = {
         "cpu": _cpu(),
@@ -101,6 +122,7 @@ def describe(threads: int, with_torch: bool = False) -> dict[str, Any]:
     }
     if torch is not None:
         found["torch"] = {"version": torch.__version__, "cpu capability": torch.backends.cpu.get_cpu_capability()}
+        found["malloc keeps freed memory"] = kept
     return found
 
 
@@ -118,6 +140,8 @@ def lines(machine: dict[str, Any]) -> list[str]:
     ]
     if "torch" in machine:
         told.append(f"torch {machine['torch']['version']}, {machine['torch']['cpu capability']}")
+        if machine.get("malloc keeps freed memory"):
+            told.append("malloc keeps freed memory, or PyTorch would lose up to half of its time to page faults")
     if machine["environment"]:
         told.append("set: " + ", ".join(f"{name}={value}" for name, value in machine["environment"].items()))
     return told

@@ -50,9 +50,10 @@ def run(options: argparse.Namespace) -> None:
 
     _check(options)
     networks = [network(name) for name in options.models or ["resnet20"]]
-    beside = None
+    beside, kept = None, False
     if options.vs:
         machine.need_torch()
+        kept = machine.keep_freed_memory()
         beside = import_module("minires.bench.torch_side")
     before, threads = get_num_threads(), options.threads or get_num_threads()
     torch_before = beside.set_num_threads(threads) if beside else 0
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         result: dict[str, Any] = {
             "command": shlex.join(["minires", *options.words]),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "machine": machine.describe(threads, bool(beside)),
+            "machine": machine.describe(threads, bool(beside), kept),
             "rounds": options.rounds or (11 if options.ladder is None else 5),
         }
         print(*machine.lines(result["machine"]), sep="\n", flush=True)
