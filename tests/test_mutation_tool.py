@@ -53,9 +53,11 @@ def test_annotations_and_errors_and_thresholds_are_left_alone(tmp_path):
     n: "a - b"
     if x.size > _SMALL:
         in_pieces(work, count, 2 * x)
+        share(work, count, 2 * x)
 '''
     (tmp_path / "toy.py").write_text(source)
-    assert [e.what for e in edits_of(tmp_path, "toy.py")] == ["dropped `in_pieces(work, count, 2 * x)`"]
+    dropped = [f"dropped `{name}(work, count, 2 * x)`" for name in ("in_pieces", "share")]
+    assert [e.what for e in edits_of(tmp_path, "toy.py")] == dropped
 
 
 TOY = """

@@ -135,7 +135,7 @@ class _Finder(ast.NodeVisitor):
         self.parents.append(node)
         if isinstance(node, ast.AnnAssign):
             children = [node.value] if node.value else []
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("in_pieces", "tiles"):
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("in_pieces", "share", "tiles"):
             children = node.args[:2]  # what follows says how much is worth a thread, or is in a tile
         else:
             children = ast.iter_child_nodes(node)
