@@ -112,11 +112,12 @@ def pieces(rows: int, taps: int, columns: int) -> int:
 def for_dw(columns, out: int) -> np.ndarray:
     """The same columns in pieces whose products with dy, of ``out`` filters, are worth being added up."""
     groups, pieces, rows, taps = columns.shape
-    if pieces > 1 and rows < _LEAST_SUMMED:
+    if rows < _LEAST_SUMMED:
         pieces, rows = 1, pieces * rows
     numbers = groups * pieces * taps * out
-    if numbers <= _LOCKED and rows * numbers >= _LONG:
-        factor = next((k for k in range(_LOCKED // numbers + 1, rows // _LEAST_SUMMED) if rows % k == 0), 1)
+    if rows * numbers >= _LONG:
+        least = _LOCKED // numbers + 1
+        factor = next((k for k in range(least, rows // _LEAST_SUMMED) if rows % k == 0), 1)
         pieces, rows = pieces * factor, rows // factor
     return columns.reshape(groups, pieces, rows, taps)
 
