@@ -31,7 +31,7 @@ from .programs import run_program
 
 pytestmark = pytest.mark.host_only("threads share the work of the CPU's kernels")
 
-WAIT = 6  # seconds until a test that hangs fails; none of them waits for time to pass
+WAIT = 60  # seconds until a test that hangs fails; none of them waits for time to pass
 
 
 def as_it_is(part):
@@ -189,6 +189,28 @@ def test_by_turns_what_a_thread_raises_is_raised(guilty):
         with pytest.raises(ValueError, match=rf"^item {guilty}$"):
             by_turns(work, 9)
         assert sorted(i for part in by_turns(list, 9) for i in part) == list(range(9))
+
+
+def test_by_turns_what_one_thread_raises_ends_the_work_of_all(monkeypatch):
+    both_work, one_has_failed, real, done = threading.Barrier(2), threading.Event(), threads._Job.do, []
+
+    def do(job, i):
+        real(job, i)
+        one_has_failed.set()
+
+    def work(items):
+        for i in items:
+            if not done:
+                both_work.wait(WAIT)
+            if i == 0:
+                raise ValueError("item 0")
+            done.append(i)
+            assert one_has_failed.wait(WAIT)
+
+    monkeypatch.setattr(threads._Job, "do", do)
+    with in_threads(2), pytest.raises(ValueError, match=r"^item 0$"):
+        by_turns(work, 9)
+    assert done == [1]
 
 
 def test_by_turns_inside_work_and_without_threads_all_is_done_here(monkeypatch):

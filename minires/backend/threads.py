@@ -105,15 +105,24 @@ def in_pieces(work: Callable[[range], Result], count: int, least: int = 1, small
 def by_turns(work: Callable[[Iterable[int]], Result], count: int, least: int = 1, small: bool = False) -> list[Result]:
     """Give the items of ``range(count)`` to the threads one by one, the next to whoever is free.
 
-    ``work`` is called once in each thread, with an iterator over the items that this thread is given.  So nobody waits
-    long for a thread that is slower, because its core is or because another program has some of it.  Who is given what
-    depends on timing: only for items whose result is the same whoever computes it.  Otherwise like `in_pieces`.
+    ``work`` is called once in each thread, with the items that this thread is given, to be gone through once.  So
+    nobody waits long for a thread that is slower, because its core is or because another program has some of it.  Who
+    is given what depends on timing: only for items whose result is the same whoever computes it.  What one thread
+    raises ends the work of all.  Otherwise like `in_pieces`.
     """
     number = _threads_for(count, least)
     if number == 1:
         return _alone(work, count, small)
     left = deque([*range(count), *[None] * number])  # None is the end, for each of them
-    return _together(work, [iter(left.popleft, None) for _ in range(number)])
+
+    def work_unless_one_fails(items: Iterable[int]) -> Result:
+        try:
+            return work(items)
+        except BaseException:
+            deque(items, maxlen=0)  # then nothing is left for the others
+            raise
+
+    return _together(work_unless_one_fails, [iter(left.popleft, None) for _ in range(number)])
 
 
 def _threads_for(count: int, least: int) -> int:

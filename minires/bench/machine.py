@@ -31,7 +31,7 @@ VARIABLES = (
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers what `mallopt` sets
-_LARGE = 1 << 30, 1 << 25  # bytes; an older glibc takes no more than the second
+_SIZES = 1 << 30, 1 << 25  # bytes, from which on it may give memory back; an old glibc takes no more than the second
 
 
 class BlasPeak:
@@ -87,8 +87,9 @@ def _busy() -> tuple[float, float] | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed for whoever asks next; whether it does from now on.  It can in glibc only.
+    """Let malloc keep what is freed for whoever asks next; whether it keeps all of it from now on.
 
+    That of glibc can; an old one keeps what is smaller than 32 MiB, and the answer is no.
     It would give the system what is large, and get it again page by page: in a process that has not trained, PyTorch
     spends half of an inference on that.  minires recycles its arrays itself, and is not to win by it.
     """
@@ -98,7 +99,10 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another library than glibc
         return False
-    return all(any(mallopt(what, size) for size in _LARGE) for what in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    for size in _SIZES:
+        if mallopt(_MMAP_THRESHOLD, size) and mallopt(_TRIM_THRESHOLD, size):
+            return size == _SIZES[0]
+    return False
 
 
 def describe(threads: int, with_torch: bool = False, kept: bool = False) -> dict[str, Any]:
