@@ -105,7 +105,10 @@ def _gradients(dy, x, w, x_shape, w_shape, window, onward: NormReceiver | None):
     _, way = _chosen(x_shape, w_shape, window)
     if way is depthwise:
         return depthwise.gradients(dy, x, w, x_shape, w_shape, stride, padding, dilation)
-    if way is winograd and (w is not None or winograd.applies_to_dw(*w_shape[2:])):
+    if way is winograd and x is not None and not winograd.applies_to_dw(*w_shape[2:]):
+        dx = None if w is None else _gradients(dy, None, w, x_shape, w_shape, window, onward)[0]
+        return dx, im2col.gradients(dy, x, None, x_shape, w_shape, window)[1]
+    if way is winograd:
         dx, dw, seen = winograd.gradients(dy, x, w, x_shape, w_shape[:2], padding, onward)
     else:
         dx, dw, seen = im2col.gradients(dy, x, w, x_shape, w_shape, window, onward)
