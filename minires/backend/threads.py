@@ -133,12 +133,14 @@ def _threads_for(count: int, least: int) -> int:
 
 
 def _alone(work: Callable[[range], Result], count: int, small: bool) -> list[Result]:
+    """What ``work`` makes of all items in this thread; the other arguments are those of `in_pieces`."""
     if small:
         return [work(range(count))]
     return [settings.during(work, range(count))]
 
 
 def _together(work: Callable[[Any], Result], parts: Sequence[Any]) -> list[Result]:
+    """What ``work`` makes of each part, each in a thread, with everything set that kernels want; in order."""
     _inside.work = True
     try:
         return settings.during(_in_threads, work, parts)

@@ -89,9 +89,10 @@ def _busy() -> tuple[float, float] | None:
 def keep_freed_memory() -> bool:
     """Let malloc keep what is freed for whoever asks next; whether it keeps all of it from now on.
 
-    That of glibc can; an old one keeps what is smaller than 32 MiB, and the answer is no.
-    It would give the system what is large, and get it again page by page: in a process that has not trained, PyTorch
-    spends half of an inference on that.  minires recycles its arrays itself, and is not to win by it.
+    Otherwise it gives large arrays back to the system, and gets them again page by page: in a process that has not
+    trained, PyTorch spends half of an inference on that.  minires recycles its arrays itself, and is not to win by it.
+
+    Only glibc can do it, and an old one keeps only what is smaller than 32 MiB: then the answer is no.
     """
     if sys.platform != "linux":
         return False

@@ -110,7 +110,12 @@ def pieces(rows: int, taps: int, columns: int) -> int:
 
 
 def for_dw(columns, out: int) -> np.ndarray:
-    """The same columns in pieces whose products with dy, of ``out`` filters, are worth being added up."""
+    """The same columns (groups, pieces, windows, taps), in pieces whose products with dy are worth being added up.
+
+    Args:
+        columns: what `Columns.of` gave, for as many windows in a group as there are pixels of dy.
+        out: how many filters dy has, in a group.
+    """
     groups, pieces, rows, taps = columns.shape
     if rows < _LEAST_SUMMED:
         pieces, rows = 1, pieces * rows
