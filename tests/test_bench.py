@@ -369,6 +369,30 @@ def test_whether_the_threads_of_python_share_its_work_is_told(monkeypatch, free,
     assert machine.describe(1)["python"] == platform.python_version() + said
 
 
+@pytest.mark.parametrize(("blas", "loops", "variables", "said"), [
+    ("Haswell", "AVX512", {"OPENBLAS_CORETYPE": "Haswell"}, "BLAS may not use AVX-512 here and PyTorch may"),
+    ("SkylakeX", "AVX2", {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "avx2"}, "PyTorch may not use AVX-512"),
+    ("SkylakeX", "AVX2", {"ONEDNN_MAX_CPU_ISA": "AVX"}, "PyTorch may not use AVX-512 here and BLAS may"),
+    ("Haswell", "AVX2", {"OPENBLAS_CORETYPE": "Haswell", "ONEDNN_MAX_CPU_ISA": "AVX2"}, None),
+    ("Haswell", "AVX512", {"OPENBLAS_CORETYPE": "Haswell", "ONEDNN_MAX_CPU_ISA": "AVX2"}, None),  # only half of it
+    ("Haswell", "AVX2", {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "avx2"}, None),
+    ("SkylakeX", "AVX512", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, None),
+    ("SkylakeX", "AVX2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, None),
+    ("Haswell", "AVX2", {}, None),  # a processor without AVX-512
+    ("Zen", "AVX512", {}, None),  # the choice of an old OpenBLAS: nobody has held it
+])  # fmt: skip
+def test_it_is_told_if_only_one_contender_may_use_avx512(blas, loops, variables, said):
+    found = machine.describe(1) | {
+        "blas": [{"internal_api": "openblas", "architecture": blas}],
+        "torch": {"version": "2", "cpu capability": loops},
+        "environment": variables,
+    }
+    told = "\n".join(machine.lines(found))
+    assert ("AVX-512 here" in told) == (said is not None)
+    assert (said or "") in told
+    assert all(len(line) <= 100 for line in told.splitlines())
+
+
 def test_beside_torch(bench, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     import torch

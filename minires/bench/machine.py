@@ -20,6 +20,7 @@ import threadpoolctl
 from .. import __version__
 from ..backend import has_gil
 from ..errors import MiniresError
+from ..kernels.numpy.product import AVX512
 
 # variables that change how fast a library computes: a ratio means little without them
 VARIABLES = (
@@ -149,7 +150,29 @@ def lines(machine: dict[str, Any]) -> list[str]:
             told.append("malloc keeps freed memory, or PyTorch would lose up to half of its time to page faults")
     if machine["environment"]:
         told.append("set: " + ", ".join(f"{name}={value}" for name, value in machine["environment"].items()))
+    if "torch" in machine:
+        told += _unequal(machine)
     return told
+
+
+def _unequal(machine: dict[str, Any]) -> list[str]:
+    """What to do where variables keep AVX-512, twice the arithmetic, from one contender and leave it to the other."""
+    variables = machine["environment"]
+    blas = any(library["architecture"] in AVX512 for library in machine["blas"])
+    loops = machine["torch"]["cpu capability"] == "AVX512"
+    most = variables.get("ONEDNN_MAX_CPU_ISA", variables.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
+    convolutions = most != "AVX" and not most.startswith(("SSE", "AVX2"))  # which oneDNN computes for PyTorch
+    if loops and convolutions and not blas and "OPENBLAS_CORETYPE" in variables:
+        return [
+            "BLAS may not use AVX-512 here and PyTorch may, which is twice the arithmetic: unset",
+            "OPENBLAS_CORETYPE, or set ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 as well",
+        ]
+    if blas and not (loops or convolutions):
+        return [
+            "PyTorch may not use AVX-512 here and BLAS may, which is twice the arithmetic: unset what",
+            "holds PyTorch, or set OPENBLAS_CORETYPE=Haswell as well",
+        ]
+    return []
 
 
 def need_torch() -> None:

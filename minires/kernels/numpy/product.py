@@ -22,7 +22,7 @@ SMALL = 1 << 18  # multiply-adds: of fewer BLAS makes nothing for several thread
 CALL = 10**6  # multiply-adds, up to which a product is small;
 _TURNED = 1200  # if only the second matrix is transposed, numbers of the result, the sums being of 32 terms or more
 SLIM = 64  # columns, up to which cutting pays
-_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS calls these processors
+AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")  # as OpenBLAS calls these processors
 # Rows for which it takes longer to repack what meets them than to add up small products, if for each of them it is so
 # many weights.  One alone makes a product with a vector, for which nothing is repacked.
 _FEW = range(2, 33)
@@ -37,7 +37,7 @@ def _is_direct(libraries: Iterable[Any]) -> bool:
 
     Which of them is NumPy's cannot be told; with a wrong guess products take longer, and are right.
     """
-    return any(getattr(library, "architecture", None) in _AVX512 for library in libraries)
+    return any(getattr(library, "architecture", None) in AVX512 for library in libraries)
 
 
 DIRECT = _is_direct(settings.libraries)
