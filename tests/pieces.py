@@ -8,7 +8,7 @@ import pytest
 
 import minires
 from minires.kernels.numpy import columns, conv, depthwise, im2col, norm, norm_gradient, product, tiles, winograd
-from minires.kernels.numpy.buffers import Kept
+from minires.kernels.numpy.buffers import Shelves
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def split(number, tile_bytes=None, squares=None):
         patch.setattr(product, "SMALL", -1)
         for module in (depthwise, im2col, product, winograd):
             patch.setattr(module, "_LEAST_WORK", 1)
-        patch.setattr(im2col, "_kept", Kept(im2col._KEPT))  # what was prepared for other sizes of the pieces
+        patch.setattr(im2col, "_shelves", Shelves(im2col._KEPT))  # what was prepared for other sizes of the pieces
         for module, planned in ((im2col, "_plan_forward"), (im2col, "_plan_backward"), (winograd, "_planned")):  # and
             patch.setattr(module, planned, getattr(module, planned).__wrapped__)  # what was planned
         patch.setattr(winograd, "_FLAT", 0)

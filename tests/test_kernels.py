@@ -976,7 +976,7 @@ def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng, module, 
             for _ in range(2):
                 y = numpy.conv2d(x, w, None, *options)
                 numpy.conv2d_backward(y, x, w, x.shape, w.shape, *options)
-        kept = module._kept.shelf.things.values()
+        kept = module._shelves.take()._things.values()
         made = sum(len(getattr(buffers, "made", ())) for buffers in kept)
         return len(kept), made, [weakref.ref(buffers) for buffers in kept]
 
@@ -984,6 +984,41 @@ def test_a_thread_keeps_buffers_of_few_sizes_and_none_when_it_ends(rng, module, 
     assert 1 <= number <= module._KEPT < 35
     assert made <= 2 * number  # what is needed is what was needed before
     assert [reference() for reference in references] == [None] * number
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("module", "stride", "kernel"), [(winograd, 1, 3), (im2col, 2, 3), (im2col, 1, 5)])
+def test_who_computes_in_the_middle_of_a_convolution_does_not_disturb_it(
+    rng, monkeypatch, module, stride, kernel, threads
+):
+    """As a signal handler does, or the destructor of an object that the garbage collector finds."""
+    x, other = rng.standard_normal((2, 3, 9, 10, 6))
+    w, options = rng.standard_normal((kernel, kernel, 6, 7)), ((stride, stride), (1, 1), (1, 1), 1)
+    dy, other_dy = rng.standard_normal((2, *numpy.conv2d(x, w, None, *options).shape))
+
+    def both(x, dy):
+        return (numpy.conv2d(x, w, None, *options),
+                *numpy.conv2d_backward(dy, x, w, x.shape, w.shape, *options))  # fmt: skip
+
+    with split(threads, 200):
+        expected, of_others, interrupting = both(x, dy), both(other, other_dy), []
+
+        def multiplier(tiles):
+            def multiply(*arguments, **options):
+                if not interrupting:
+                    interrupting.append(True)
+                    found = both(other, other_dy)
+                    seen.append(all(map(np.allclose, found, of_others)))  # its sums are not split
+                    interrupting.clear()
+                return np.matmul(*arguments, **options)
+
+            return multiply
+
+        seen = []
+        monkeypatch.setattr(module, "multiplier", multiplier)
+        assert all(map(np.array_equal, both(x, dy), expected))
+    assert len(seen) > 2 * threads
+    assert all(seen)
 
 
 def test_kept_buffers_keep_no_pictures(by_every_way):

@@ -200,6 +200,33 @@ def test_memory_that_there_is_not_is_not_counted(monkeypatch):
     assert memory_in_use() == before
 
 
+def test_who_takes_memory_in_the_middle_of_taking_some_disturbs_nobody(monkeypatch):
+    """As a signal handler that computes does, or the destructor of an object that the garbage collector finds."""
+    gc.collect()
+    minires.empty_cache()
+    collect, meanwhile, before = memory._store._collect, [], memory_in_use()
+
+    def interrupted():
+        collect()
+        meanwhile.append(empty(SHAPE, np.float32))
+        meanwhile.append(memory_in_use())
+        minires.empty_cache()
+
+    monkeypatch.setattr(memory._store, "_collect", interrupted)
+    first = empty(SHAPE, np.float32)
+    monkeypatch.setattr(memory._store, "_collect", collect)
+    other, told = meanwhile
+    assert told == before
+    assert not np.shares_memory(first, other)
+    size = -(-first.nbytes // 4096) * 4096
+    assert memory_in_use() == (before[0] + size, 0)
+    meanwhile.clear()
+    del other
+    assert memory_in_use() == (before[0] + size, 0)
+    del first
+    assert memory_in_use() == (before[0], size)
+
+
 # -- how much is kept -------------------------------------------------------------------------------------------------
 
 

@@ -571,6 +571,26 @@ def test_who_begins_while_the_last_one_leaves_has_one_thread_of_blas(monkeypatch
     assert set(seen) == {1}
 
 
+@pytest.mark.parametrize("when", ["holding", "restoring"])
+def test_a_handler_that_computes_while_settings_change_leaves_them_right(monkeypatch, when):
+    numbers, interrupted = [3], []
+
+    def use(number):
+        numbers.append(number)
+        if not interrupted and (number == 1) == (when == "holding"):
+            interrupted.append(True)
+            settings.during(lambda: None)
+
+    monkeypatch.setattr(settings, "_blas", [(lambda: numbers[-1], use)])
+    interval = sys.getswitchinterval()
+    for _ in range(2):
+        assert settings.during(lambda: numbers[-1]) == 1
+        assert numbers[-1] == 3
+        assert abs(sys.getswitchinterval() - interval) < 1e-6
+        assert not settings._held
+    assert interrupted
+
+
 @pytest.mark.usefixtures("blas")
 def test_blas_has_one_thread_in_a_thread_that_threadpoolctl_does_not_listen_to():
     seen = []

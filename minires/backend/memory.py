@@ -31,28 +31,42 @@ class _Store:
     """Idle memory by size.  The total, idle and in use, never exceeds what was in use at some time, or `_SPARE`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew_lock()
         # what blocks have handed back.  Without a lock: Python may drop a block at any moment, inside `take` too, and
         # right after a fork, when another thread's locks will never be released
         self._returned: deque[np.ndarray] = deque()
         self._idle: dict[int, list[np.ndarray]] = {}  # by size, the size used last at the end
         self.in_use = self.idle = self.peak = 0  # bytes
 
-    def take(self, size: int) -> np.ndarray:
+    def renew_lock(self) -> None:
+        """After a fork: another thread may have held it."""
+        self._lock, self._busy = threading.RLock(), False
+
+    def take(self, size: int) -> np.ndarray | None:
+        """Memory of this size; None for a signal handler, or a destructor, that runs while this thread is in here."""
         with self._lock:
-            self._collect()
-            found = self._idle.pop(size, None)
+            if self._busy:
+                return None
+            self._busy = True
+            try:
+                return self._taken(size)
+            finally:
+                self._busy = False
+
+    def _taken(self, size: int) -> np.ndarray:
+        self._collect()
+        found = self._idle.pop(size, None)
+        if found:
+            memory = found.pop()
+            self.idle -= size
             if found:
-                memory = found.pop()
-                self.idle -= size
-                if found:
-                    self._idle[size] = found
-            else:
-                self._forget(self.in_use + size + self.idle - max(self.peak, self.in_use + size, _SPARE))
-                memory = _Memory(size, np.uint8)
-            self.in_use += size
-            self.peak = max(self.peak, self.in_use)
-            return memory
+                self._idle[size] = found
+        else:
+            self._forget(self.in_use + size + self.idle - max(self.peak, self.in_use + size, _SPARE))
+            memory = _Memory(size, np.uint8)
+        self.in_use += size
+        self.peak = max(self.peak, self.in_use)
+        return memory
 
     def give(self, memory: np.ndarray) -> None:
         self._returned.append(memory)
@@ -66,7 +80,8 @@ class _Store:
 
     def sizes(self) -> tuple[int, int]:
         with self._lock:
-            self._collect()
+            if not self._busy:
+                self._collect()
             return self.in_use, self.idle
 
     def _forget(self, excess: int) -> None:
@@ -80,15 +95,16 @@ class _Store:
 
     def forget_all(self) -> None:
         with self._lock:
-            self._collect()
-            self._idle.clear()
-            self.idle, self.peak = 0, self.in_use
+            if not self._busy:
+                self._collect()
+                self._idle.clear()
+                self.idle, self.peak = 0, self.in_use
 
 
 _store = _Store()
 
-if hasattr(os, "register_at_fork"):  # another thread may have held the lock
-    os.register_at_fork(after_in_child=lambda: setattr(_store, "_lock", threading.Lock()))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_store.renew_lock)
 
 
 class _Block(np.ndarray):
@@ -110,8 +126,8 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     if size < _SMALLEST:
         return np.empty(shape, dtype)
-    block = _store.take(-(-size // _PAGE) * _PAGE).view(_Block)
-    return np.ndarray(shape, dtype, block)
+    memory = _store.take(-(-size // _PAGE) * _PAGE)
+    return np.empty(shape, dtype) if memory is None else np.ndarray(shape, dtype, memory.view(_Block))
 
 
 def times(a: Any, b: Any) -> Any:

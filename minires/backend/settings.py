@@ -31,11 +31,11 @@ class _Settings:
         self._switching: float | None = None
         self._held = False
         self._users: list[None] = []  # one for each who works now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler that computes may interrupt who holds it
 
     def after_fork(self) -> None:
         """The threads that work are not in the child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._users = []
         self._restore()
 
@@ -69,9 +69,10 @@ class _Settings:
             sys.setswitchinterval(_SWITCHING + _HALF)
 
     def _restore(self) -> None:
-        if self._switching is not None and abs(sys.getswitchinterval() - _SWITCHING) < _HALF:  # nobody else has set it
-            sys.setswitchinterval(self._switching + _HALF)
-        for use, number in self._before:
+        switching, before = self._switching, self._before  # who interrupts this may restore them meanwhile
+        if switching is not None and abs(sys.getswitchinterval() - _SWITCHING) < _HALF:  # nobody else has set it
+            sys.setswitchinterval(switching + _HALF)
+        for use, number in before:
             use(number)
         self._switching, self._before, self._held = None, [], False
 

@@ -282,7 +282,7 @@ _number: int | None = None
 _inside = _Inside()
 _idle: deque[_Helper] = deque()
 _helpers = 0
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler that computes may interrupt who holds it
 
 
 def _find(helpers: list[_Helper], number: int) -> None:
@@ -322,7 +322,7 @@ memory.keepers.append(_run_idle)
 def _after_fork() -> None:
     """A child process has none of its parent's threads, and its locks may be held by them."""
     global _idle, _helpers, _lock
-    _idle, _helpers, _lock = deque(), 0, threading.Lock()
+    _idle, _helpers, _lock = deque(), 0, threading.RLock()
     _inside.work = False
     settings.after_fork()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..window import Pair
-from .buffers import scratch, view, zeros
+from .buffers import Scratch, view, zeros
 from .product import CALL, DIRECT, SLIM
 
 _LEAST_ROWS = 16  # of a small product, see `CALL`
@@ -61,10 +61,11 @@ class Columns:
     Args:
         counts: rows and columns of windows.
         out: how many filters will meet them, in a group.
+        memory: for them.
     """
 
     def __init__(self, n: int, channels: int, counts: Pair, kernel: Pair, stride: Pair, dilation: Pair, groups: int,
-                 out: int, dtype) -> None:  # fmt: skip
+                 out: int, dtype, memory: Scratch) -> None:  # fmt: skip
         taps, rows, per_group = prod(kernel), n * prod(counts), channels // groups
         self.pieces = pieces(rows, taps * per_group, out)
         self.matrix = groups, self.pieces, rows // self.pieces, taps * per_group
@@ -72,7 +73,7 @@ class Columns:
         together = kernel[1] if dilation[1] == groups == 1 else 1
         self.element = np.dtype((np.void, together * per_group * dtype.itemsize))
         self.shape = groups, n, *counts, kernel[0], kernel[1] // together
-        self.steps, self.dtype = (*stride, *dilation), dtype
+        self.steps, self.dtype, self.memory = (*stride, *dilation), dtype, memory
         self.columns: Any = None
         self.windows: Any = None
 
@@ -87,7 +88,7 @@ class Columns:
         if self.as_they_are and width == columns and (n == 1 or rows == height):
             return by_group(source[:, top : top + rows], groups, self.pieces)
         if self.columns is None:
-            self.columns = scratch.array(self.matrix, self.dtype)
+            self.columns = self.memory.array(self.matrix, self.dtype)
             self.target = np.ndarray(self.shape, self.element, self.columns)
         windows = self.windows
         if windows is None or not again:

@@ -23,7 +23,7 @@ import numpy as np
 from ...backend import by_turns, empty, get_num_threads, in_pieces
 from ..window import Pair, extent, reach
 from .blocks import sides_of, taps_of, turned
-from .buffers import Kept, scratch, view, zeros
+from .buffers import Scratch, Shelf, Shelves, view, zeros
 from .columns import Border, Columns, by_group, for_dw
 from .product import SMALL, multiplier
 from .tiles import Finish, Tile, fill, tiles
@@ -125,16 +125,17 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None, share=by_turns
     weights, multiply = _weights_by_group(w, plan.groups), multiplier(cut.tiles)
 
     def work(some: Iterable[int]) -> Any:
-        done, buffers = finish and finish(), None
+        done, buffers, shelf = finish and finish(), None, _shelves.take()
         for i in some:
             tile = cut.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _buffers(plan, tile, x.dtype)
+                buffers = _buffers(shelf, plan, tile, x.dtype)
             rows = y[tile]
             columns = buffers.columns(x[tile.images], tile.rows)
             multiply(columns, weights, out=by_group(rows, plan.groups, columns.shape[1]))
             if done is not None:
                 done(rows, tile)
+        _shelves.give(shelf)
         return done
 
     return y, share(work, len(cut.tiles), cut.least, cut.small)
@@ -153,10 +154,10 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
 
     def work(part: range) -> Any:
         total: Any = None
-        done, buffers = finish and finish(), None
+        done, buffers, shelf = finish and finish(), None, _shelves.take()
         for tile in cut.tiles[part.start : part.stop]:
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _buffers(plan, tile, dy.dtype)
+                buffers = _buffers(shelf, plan, tile, dy.dtype)
             rows, blocks = (slice(tile.rows.start, min(tile.rows.stop, n)) for n in (dy.shape[1], plan.blocks[0]))
             upstream, above = buffers.upstream(dy, tile.images, rows, blocks, sides)
             if dx is not None and blocks.start < blocks.stop:
@@ -177,6 +178,7 @@ def gradients(dy, x, w, x_shape, w_shape, window, finish: Finish | None = None):
                 multiply(columns.swapaxes(2, 3), pixels, out=products)
                 gradient = products.sum(1) if columns.shape[1] > 1 else products[:, 0]
                 total = gradient if total is None else np.add(total, gradient, out=total)
+        _shelves.give(shelf)
         return total, done
 
     results = in_pieces(work, len(cut.tiles), cut.least, cut.small)
@@ -196,8 +198,8 @@ class _Buffers:
     taken falls asleep: a microsecond of Python for each tile costs more than a microsecond.
     """
 
-    def __init__(self, plan: _Plan, shape: Pair, dtype) -> None:
-        self.plan, self.shape, self.n, self.dtype = plan, shape, shape[0], dtype
+    def __init__(self, plan: _Plan, shape: Pair, dtype, memory: Scratch) -> None:
+        self.plan, self.shape, self.n, self.dtype, self.memory = plan, shape, shape[0], dtype, memory
         self.made: dict[tuple, Any] = {}
 
     def get(self, make, *sizes) -> Any:
@@ -251,7 +253,7 @@ class _Buffers:
         """dx of whole images as the sum over the taps of what each gives to the pixels that it sees."""
         padded, inside, targets = self.get(_of_taps)
         kh, kw, channels, out = w.shape
-        products = scratch.array((*dy.shape[:3], kh, kw, channels), dx.dtype)
+        products = self.memory.array((*dy.shape[:3], kh, kw, channels), dx.dtype)
         multiply(dy.reshape(-1, out), w.reshape(-1, out).T, out=products.reshape(-1, kh * kw * channels))
         padded[...] = 0
         for (u, v), target in targets:
@@ -283,7 +285,8 @@ def _of_x(buffers: _Buffers, rows: int) -> tuple[Border, Columns]:
     )
     border = Border(n, width, channels, (-before, wide - before), height, dtype)
     per_group = out // plan.groups
-    return border, Columns(n, channels, counts, kernel, plan.stride, plan.dilation, plan.groups, per_group, dtype)
+    return border, Columns(n, channels, counts, kernel, plan.stride, plan.dilation, plan.groups, per_group, dtype,
+                           buffers.memory)  # fmt: skip
 
 
 def _of_dy(buffers: _Buffers, count: int):
@@ -300,7 +303,7 @@ def _of_dy(buffers: _Buffers, count: int):
     for above, beside in sides:
         filters, products = len(beside.pixels) * (channels // groups), []
         kernel, steps = (above.taps, beside.taps), (above.step, beside.step)
-        columns = Columns(n, out, (count, blocks), kernel, (1, 1), steps, groups, filters, dtype)
+        columns = Columns(n, out, (count, blocks), kernel, (1, 1), steps, groups, filters, dtype, buffers.memory)
         for a, windows in zip(above.pixels, above.reach, strict=True):
             taps = slice(*(k * beside.taps * (out // groups) for k in taps_of(windows)))
             rows = columns.matrix[2]
@@ -317,13 +320,13 @@ def _rows_of_dy(buffers: _Buffers, rows: int) -> np.ndarray:
     return empty((buffers.n, rows, *buffers.plan.y_shape[2:]), buffers.dtype)
 
 
-_kept = Kept(_KEPT)
+_shelves = Shelves(_KEPT)
 
 
-def _buffers(plan: _Plan, tile: Tile, dtype) -> _Buffers:
+def _buffers(shelf: Shelf, plan: _Plan, tile: Tile, dtype) -> _Buffers:
     """The buffers of this thread for a tile."""
     sizes = plan.x_shape[1:], plan.y_shape[1:], *plan[2:], tile.shape, dtype
-    return _kept.get(sizes, lambda: _Buffers(plan, tile.shape, dtype))
+    return shelf.get(sizes, lambda: _Buffers(plan, tile.shape, dtype, shelf.memory))
 
 
 def _weights_by_group(w, groups: int):

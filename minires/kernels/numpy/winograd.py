@@ -18,7 +18,7 @@ import numpy as np
 
 from ...backend import by_turns, empty, get_num_threads, in_pieces
 from ..window import Pair
-from .buffers import Kept, zeros
+from .buffers import Shelf, Shelves, zeros
 from .product import DIRECT, SMALL, multiplier
 from .tiles import Finish, tiles, transposed
 from .toom_cook import POINTS, RESULTS, transforms_in
@@ -121,16 +121,17 @@ def convolve(x, w, y_shape, window, finish: Finish | None = None, share=by_turns
     filters, (bt, _, at), multiply = _filters(plan, w), transforms_in(x.dtype), multiplier(plan.tiles)
 
     def work(some: Iterable[int]) -> Any:
-        done, buffers = finish and finish(), None
+        done, buffers, shelf = finish and finish(), None, _shelves.take()
         for i in some:
             tile = plan.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _buffers(plan, tile.shape, x.dtype)
+                buffers = _buffers(shelf, plan, tile.shape, x.dtype)
             buffers.load(x, tile, bt)
             multiply(buffers.windows, filters, out=buffers.products)
             written = buffers.store(y, tile, at)
             if done is not None:
                 done(*written)
+        _shelves.give(shelf)
         return done
 
     return y, share(work, len(plan.tiles), plan.least, plan.small)
@@ -156,11 +157,11 @@ def gradients(
 
     def work(part: range) -> tuple[np.ndarray | None, Any]:
         total, of_tile = None, None
-        done, buffers = finish and finish(), None
+        done, buffers, shelf = finish and finish(), None, _shelves.take()
         for i in part:
             tile = plan.tiles[i]
             if buffers is None or buffers.shape != tile.shape:
-                buffers = _buffers(plan, tile.shape, dy.dtype)
+                buffers = _buffers(shelf, plan, tile.shape, dy.dtype)
             buffers.load(dy, tile, bt)
             if dx is not None:
                 multiply(buffers.windows, filters, out=buffers.products)
@@ -175,6 +176,7 @@ def gradients(
                     total, of_tile = of_tile, None
                 else:
                     total += of_tile
+        _shelves.give(shelf)
         return total, done
 
     totals, seen = map(list, zip(*in_pieces(work, len(plan.tiles), plan.least, plan.small), strict=True))
@@ -193,10 +195,10 @@ def _filters(plan: Plan, w) -> np.ndarray:
     return plan.way.transform(transforms_in(w.dtype)[1], w, shape)
 
 
-_kept = Kept(_KEPT)
+_shelves = Shelves(_KEPT)
 
 
-def _buffers(plan: Plan, shape: tuple[int, int], dtype) -> Rows | Squares:
+def _buffers(shelf: Shelf, plan: Plan, shape: tuple[int, int], dtype) -> Rows | Squares:
     """The buffers of this thread for tiles of so many images and groups of rows."""
     sizes = plan.way, plan.x_shape[1:], plan.y_shape[3], plan.kernel, plan.padding, shape, dtype
-    return _kept.get(sizes, lambda: plan.way(plan, *shape, dtype))
+    return shelf.get(sizes, lambda: plan.way(plan, *shape, dtype))
