@@ -1,5 +1,8 @@
 """A recorded model gives what the model gives, whatever becomes of its parameters, or says that it cannot."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -170,6 +173,7 @@ def test_what_cannot_be_replayed_is_refused(name, first):
 
 @pytest.mark.parametrize("function", [
     lambda x, i: F.cross_entropy(x, i), lambda x, i: x[i], lambda x, i: x[:, :2][(i, 0)],
+    lambda x, i: F.where(x.max() > 50.0, x * 0.0, x), lambda x, i: x[x.argmax()],
 ])  # fmt: skip
 def test_an_array_among_the_options_is_refused(function):
     x, i = Tensor(np.ones((1, 4))), Tensor(np.array([0]))
@@ -206,6 +210,53 @@ def test_modules_and_parameters_that_are_replaced(rng):
     x = pictures(model, rng)
     with pytest.raises(GraphError, match="Replay: "):  # its statistics are of the batch, and move
         replay(x)
+
+
+def test_modules_and_parameters_that_are_added(rng):
+    linear, x = nn.Linear(3, 3, bias=False).eval(), Tensor(rng.standard_normal((2, 3)).astype(np.float32))
+    replay = nn.Replay(linear)
+    same(replay, linear, x)
+    linear.bias = nn.Parameter(np.ones(3, np.float32))
+    same(replay, linear, x)
+    several = nn.Sequential(linear).eval()
+    replay = nn.Replay(several)
+    same(replay, several, x)
+    setattr(several, "1", nn.Linear(3, 2).eval())
+    same(replay, several, x)
+
+
+def test_another_model(rng):
+    replay, x = nn.Replay(made("A", rng)), pictures(made("A", rng), rng)
+    replay(x)
+    replay.model = made("A", rng)
+    same(replay, replay.model, x)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_a_copy_follows_its_own_model(copied, rng):
+    replay, x = nn.Replay(made("A", rng)), pictures(made("A", rng), rng)
+    replay(x)
+    other = copied(replay)
+    other.model.fc.weight = nn.Parameter(2 * other.model.fc.weight.data)
+    same(other, other.model, x)
+    same(replay, replay.model, x)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8"])
+def test_buffers_and_inputs_that_are_no_floating_point_numbers(dtype, rng):
+    class Masked(nn.Module):
+        def __init__(self):
+            self.register_buffer("mask", np.ones(3, dtype))
+
+        def forward(self, x, k):
+            return x * self.mask + k * x
+
+    model, x = Masked().eval(), Tensor(rng.standard_normal((2, 3)).astype(np.float32))
+    replay, numbers = nn.Replay(model), np.ones(3, dtype)
+    for change in (lambda: None, lambda: model.mask.data.fill(0), lambda: numbers.fill(0)):
+        change()
+        k = Tensor(numbers)
+        np.testing.assert_array_equal(replay(x, k).numpy(), model(x, k).numpy())
 
 
 def test_a_scale_that_is_computed(rng):

@@ -60,9 +60,13 @@ class Replay:
                 return self.model(*inputs)
         key = *((x.shape, x.dtype, x.device) for x in inputs), kernels.chosen(), modes.may_fuse
         program = self._programs.get(key)
-        if program is None or not program.is_current():
+        if program is None or not program.is_current(self.model):
             program = self._programs[key] = self._recorded([x.data for x in inputs])
         return Tensor(program([x.data for x in inputs]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy records for itself: programs hold the parameters of the model that they were recorded from."""
+        return {"model": self.model, "_programs": {}}
 
     def _recorded(self, arrays: list[Any]) -> _Program:
         inputs = [Tensor(a.copy()) for a in arrays]  # one for each, even where one array is given twice
@@ -103,7 +107,8 @@ class _Program:
     """
 
     def __init__(self, tape: list[Any], inputs: list[Tensor], output: Tensor, model: Module) -> None:
-        modules = list(model.modules())
+        self._model, modules = model, list(model.modules())
+        self._kinds = [(m._kinds, len(m._kinds)) for m in modules]
         self._modules = [(vars(m), name, child) for m in modules for name, child in m.named_children()]
         # under every name, also where two names have one tensor
         self._tensors: list[Any] = [(vars(m), name, t, t.data) for m in modules for kind in (Parameter, Tensor)
@@ -133,10 +138,16 @@ class _Program:
             steps = [(cls, list(map(_as_number, given)), options, place) for cls, given, options, place in steps]
         self._steps = _with_ends(steps, self._result)
 
-    def is_current(self) -> bool:
-        """Whether every parameter, buffer and module is still what it was; values may have changed."""
-        return all(own.get(name) is t and t._data is array for own, name, t, array in self._tensors) and all(
-            own.get(name) is child and not child.training for own, name, child in self._modules
+    def is_current(self, model: Module) -> bool:
+        """Whether this is its model, and every parameter, buffer and module still what it was, and no more of them.
+
+        Values may have changed.
+        """
+        return (
+            model is self._model
+            and all(own.get(name) is t and t._data is array for own, name, t, array in self._tensors)
+            and all(own.get(name) is child and not child.training for own, name, child in self._modules)
+            and all(len(kinds) == number for kinds, number in self._kinds)
         )
 
     def __call__(self, inputs: list[Any]) -> Any:
@@ -168,7 +179,7 @@ def _arrays_in(options: Any) -> Iterator[tuple[str, Any]]:
             one = one.data if isinstance(one, Tensor) else one
             if isinstance(one, tuple | list):
                 todo += one
-            elif hasattr(one, "dtype") and one.ndim:
+            elif isinstance(one, np.ndarray) or on_gpu(one):  # a NumPy number is none
                 yield name, one
 
 
@@ -203,6 +214,8 @@ def _random(array: Any, rng: np.random.Generator) -> Any:
     if values.dtype.kind == "f":
         size = float(np.std(values[np.isfinite(values)])) if values.size else 1.0
         values = (size or 1.0) * rng.standard_normal(values.shape)
+    elif values.dtype.kind == "b":
+        values = rng.integers(0, 2, values.shape)
     else:
         values = rng.permutation(values.reshape(-1)).reshape(values.shape)
     return array_module(array).asarray(values, dtype=array.dtype)

@@ -179,8 +179,8 @@ def operands(a: Any, b: Any, caller: str = "") -> tuple[Any, Any]:
             wider = np.promote_types(*dtypes)
             return a.astype(wider), b.astype(wider)
         if kinds[0] == "f":
-            return a, b._data.astype(dtypes[0])
-        return (a._data.astype(dtypes[1]), b) if kinds[1] == "f" else (a, b)
+            return a, b.astype(dtypes[0])
+        return (a.astype(dtypes[1]), b) if kinds[1] == "f" else (a, b)
     if _is_tensor(a):
         return _beside(a, b, caller)
     b, a = _beside(b, a, caller)
