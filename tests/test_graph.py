@@ -221,6 +221,43 @@ def test_switches_decorate_functions(x):
         def batches():
             yield 1
 
+    with pytest.raises(TypeError, match="no_grad cannot decorate the coroutine fetch: "):
+
+        @minires.no_grad()
+        async def fetch():
+            return 1
+
+    with pytest.raises(TypeError, match="detect_anomaly cannot decorate the asynchronous generator fetch_all: "):
+
+        @minires.detect_anomaly()
+        async def fetch_all():
+            yield 1
+
+
+@pytest.mark.parametrize(("switch", "state", "inside"), [
+    (minires.no_grad(), minires.is_grad_enabled, False),
+    (minires.use_kernels("reference"), lambda: minires.kernels.active().__name__, "minires.kernels.reference"),
+])  # fmt: skip
+def test_two_threads_may_be_inside_one_switch(switch, state, inside):
+    seen, entered, leave = [], threading.Event(), threading.Event()
+
+    def other():
+        with minires.no_grad(), minires.use_kernels("reference"):
+            with switch:
+                entered.set()
+                assert leave.wait(60)
+            seen.append(state())
+
+    thread, outside = threading.Thread(target=other), state()
+    thread.start()
+    assert entered.wait(60)
+    with switch:
+        leave.set()
+        thread.join()
+        assert state() == inside
+    assert seen == [inside]
+    assert state() == outside
+
 
 def test_switches_belong_to_a_thread():
     seen = []

@@ -1,5 +1,6 @@
 """Operations at the points that no difference can judge: kinks, ties, overflow and nothing at all; and their values."""
 
+import array
 import operator as operators
 
 import hypothesis.extra.numpy as some
@@ -83,15 +84,40 @@ def test_the_forward_is_what_numpy_says(name, rng):
         (lambda x: F.max_pool2d(x.reshape(1, 2, 2, 1), 2, padding=1), [-1, -2, -3, -np.inf], [1, 1, 1, 1]),
         (lambda x: x.max(), [-np.inf, -np.inf], [1, 0]),
         (lambda x: x.sigmoid(), [-1000, 1000], [0, 0]),
+        # what was not chosen gets nothing, also of an infinite gradient
+        (lambda x: x.clip(0, None).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: F.maximum(x, 0.0).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: F.maximum(0.0, x).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: (-F.minimum(-x, 0.0)).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: (-F.minimum(0.0, -x)).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: F.where(np.array([False, True]), x, 0.0).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: F.where(np.array([True, False]), 0.0, x).sqrt(), [-1, 4], [0, 0.25]),
+        (lambda x: x.clip(-np.inf, np.inf), [-1, 4], [1, 1]),
+        (lambda x: x.clip(-np.inf, 2), [-1, 4], [1, 0]),
         (lambda x: x.softmax(), [1000, -1000], [0, 0]),
         (lambda x: F.cross_entropy(x.reshape(1, 2), [1]), [1000, 0], [1, -1]),
     ],
 )
 def test_at_a_kink_the_documented_choice_is_made(compute, x, grad, kernels):
     x = tensor(np.array(x, float), requires_grad=True)
-    y = compute(x)
-    y.backward(np.ones(y.shape))
+    with np.errstate(divide="ignore"):
+        y = compute(x)
+        y.backward(np.ones(y.shape))
     np.testing.assert_allclose(x.grad, np.array(grad, float), rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_gradient_is_selected_alike_in_small_arrays_and_in_large_ones(dtype, rng):
+    x, y = (rng.standard_normal((50, 100)).astype(dtype) for _ in range(2))
+    dy = np.where(rng.random(x.shape) < 0.2, np.inf, rng.standard_normal(x.shape)).astype(dtype)
+    for i in (slice(None), slice(0, 1)):
+        a, b = Tensor(x[i], requires_grad=True), Tensor(y[i, :1], requires_grad=True)
+        F.maximum(a, b).backward(dy[i])
+        chosen = x[i] >= y[i, :1]
+        assert a.grad.dtype == dtype
+        np.testing.assert_array_equal(a.grad, np.where(chosen, dy[i], 0))
+        expected = np.where(chosen, 0, dy[i]).sum(1, keepdims=True, dtype=dtype)
+        np.testing.assert_allclose(b.grad, expected, rtol=1e-2 if dtype == "float16" else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -174,6 +200,8 @@ def test_the_relu_of_a_number_is_a_number_of_its_own(kernels):
         (lambda a, b: a @ b, [(0, 3), (3, 5)], (0, 5)),
         (lambda a, b: F.concatenate([a, b]), [(0, 3), (2, 3)], (2, 3)),
         (F.linear, [(0, 3), (3, 5), (5,)], (0, 5)),
+        (F.linear, [(2, 0), (0, 5), (5,)], (2, 5)),
+        (F.linear, [(2, 3), (3, 0), (0,)], (2, 0)),
         (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(0, 4, 5, 2), (3, 3, 2, 6), (6,)], (0, 4, 5, 6)),
         (lambda x: F.max_pool2d(x, 2), [(0, 4, 6, 2)], (0, 2, 3, 2)),
         (lambda x: F.avg_pool2d(x, 2), [(0, 4, 6, 2)], (0, 2, 3, 2)),
@@ -217,6 +245,34 @@ def test_an_element_that_is_named_often_receives_all_its_gradients(index, rng):
     np.add.at(expected, index, dy)
     y.backward(dy)
     np.testing.assert_allclose(x.grad, expected, rtol=1e-13)
+
+
+@pytest.mark.host_only("other libraries' arrays are on the CPU")
+@pytest.mark.parametrize("index", [
+    range(-1, 3), array.array("i", [2, 0, 2]), memoryview(np.array([1, 1, 0])), (range(2), array.array("q", [1, 1])),
+])  # fmt: skip
+def test_any_sequence_is_an_index(index):
+    x = tensor(np.arange(9.0).reshape(3, 3), requires_grad=True)
+    y = x[index]
+    as_arrays = tuple(map(np.array, index)) if isinstance(index, tuple) else np.array(index)
+    dy, expected = np.arange(1.0, 1 + y.size).reshape(y.shape), np.zeros((3, 3))
+    np.add.at(expected, as_arrays, dy)
+    if isinstance(index, array.array):
+        index[0] = 1  # the caller's own
+    y.backward(dy)
+    np.testing.assert_array_equal(y.numpy(), x.numpy()[as_arrays])
+    np.testing.assert_array_equal(x.grad, expected)
+
+
+@pytest.mark.host_only("CuPy has no such arrays")
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4"])
+def test_numbers_in_another_processors_order_of_bytes(dtype, rng):
+    numbers = (10 * rng.standard_normal((2, 5, 5, 3))).astype(dtype)
+    x = Tensor(numbers.astype(numbers.dtype.newbyteorder()))
+    assert x.dtype == dtype
+    assert x.dtype.isnative
+    assert tensor([1, 2], dtype=numbers.dtype.newbyteorder()).dtype.isnative
+    np.testing.assert_array_equal(x.numpy(), numbers)
 
 
 @pytest.mark.parametrize("shapes", [((3, 2, 5), (5, 4)), ((2, 5), (5,))])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..backend import gpu
 from ..errors import ShapeError
 from ..kernels.window import Window
@@ -38,8 +40,10 @@ def conv2d(
     if not (len(x.shape) == 4 and x.dtype is w.dtype and w.dtype.kind == "f"):  # else nobody need be asked
         x, w = pictures(x, "conv2d"), floating(w, "conv2d")
     b = None if b is None else floating(b, "conv2d")
-    if not isinstance(groups, int):
-        raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")
+    if type(groups) is not int:
+        if not isinstance(groups, np.integer):
+            raise ShapeError(f"conv2d: groups must be an integer, got {groups!r}.")
+        groups = int(groups)
     stride, padding = pair(stride, "conv2d: stride", 1), pair(padding, "conv2d: padding", 0)
     window = stride, padding, pair(dilation, "conv2d: dilation", 1), groups
     y_shape = _conv2d_shape(x.shape, w.shape, None if b is None else b.shape, window)
@@ -56,6 +60,8 @@ def _conv2d_shape(x_shape, w_shape, b_shape, window: Window):
     stride, padding, dilation, groups = window
     if len(w_shape) != 4:
         raise ShapeError(f"conv2d: expected filters (KH, KW, C_in / groups, C_out), got shape {w_shape}.")
+    if min(w_shape) < 1:
+        raise ShapeError(f"conv2d: the filters have shape {w_shape}, so that there is nothing to convolve with.")
     channels, out_channels = x_shape[3], w_shape[3]
     if groups < 1 or channels % groups or out_channels % groups:
         raise ShapeError(

@@ -33,6 +33,7 @@ on a GPU, the one to be read and the other fast.  Tests hold them equal.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,10 @@ class use_kernels:
             if name not in KERNELS:
                 raise ArgumentError(f"use_kernels: there are no kernels {name!r}; choose one of {', '.join(KERNELS)}.")
         self._names = names
-        self._before: list[tuple[str, str]] = []
+        self._before: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)  # by thread
 
     def __enter__(self) -> use_kernels:
-        self._before.append(chosen())
+        self._before[threading.get_ident()].append(chosen())
         cpu, cuda = chosen()
         for name in self._names:
             cpu, cuda = (cpu, name) if name.startswith("cuda") else (name, cuda)
@@ -101,7 +102,7 @@ class use_kernels:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._choose(self._before.pop())
+        self._choose(self._before[threading.get_ident()].pop())
 
     def _choose(self, names: tuple[str, str]) -> None:
         _choice.names, _choice.sets = names, tuple(KERNELS[name] for name in names)

@@ -11,7 +11,7 @@ import numpy as np
 from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Function
-from .broadcast import floating, unbroadcast
+from .broadcast import floating, selected, unbroadcast
 from .product import product
 
 
@@ -299,7 +299,7 @@ class Maximum(Function, operator="maximum"):
     @staticmethod
     def backward(ctx, dy):
         a, b = ctx.saved
-        return unbroadcast(dy * (a >= b), _shape(a)), unbroadcast(dy * (a < b), _shape(b))
+        return unbroadcast(selected(dy, a >= b), _shape(a)), unbroadcast(selected(dy, a < b), _shape(b))
 
 
 class Minimum(Function, operator="minimum"):
@@ -317,7 +317,7 @@ class Minimum(Function, operator="minimum"):
     @staticmethod
     def backward(ctx, dy):
         a, b = ctx.saved
-        return unbroadcast(dy * (a <= b), _shape(a)), unbroadcast(dy * (a > b), _shape(b))
+        return unbroadcast(selected(dy, a <= b), _shape(a)), unbroadcast(selected(dy, a > b), _shape(b))
 
 
 class Clip(Function, operator="clip"):
@@ -325,8 +325,8 @@ class Clip(Function, operator="clip"):
 
     @staticmethod
     def forward(ctx, x, *, low, high):
-        if any(bound is not None and bound != int(bound) for bound in (low, high)):
-            x = floating(x)  # an integer would cut its bounds off at the point
+        if any(bound is not None and not float(bound).is_integer() for bound in (low, high)):
+            x = floating(x)  # an integer would cut its bounds off at the point, and knows no infinity
         ctx.save_for_backward(x)
         ctx.low, ctx.high = low, high
         y = x if low is None else array_module(x).maximum(x, x.dtype.type(low))
@@ -336,7 +336,7 @@ class Clip(Function, operator="clip"):
     def backward(ctx, dy):
         (x,) = ctx.saved
         inside = True if ctx.low is None else x >= ctx.low
-        return dy * (inside if ctx.high is None else inside & (x <= ctx.high))
+        return selected(dy, inside if ctx.high is None else inside & (x <= ctx.high))
 
 
 class Where(Function, operator="where"):
@@ -357,7 +357,7 @@ class Where(Function, operator="where"):
     @staticmethod
     def backward(ctx, dy):
         (condition,) = ctx.saved
-        return unbroadcast(dy * condition, ctx.shapes[0]), unbroadcast(dy * ~condition, ctx.shapes[1])
+        return unbroadcast(selected(dy, condition), ctx.shapes[0]), unbroadcast(selected(dy, ~condition), ctx.shapes[1])
 
 
 class AsType(Function, operator="astype"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..backend import Array, array_module, gpu, on_gpu
 from ..errors import ArgumentError
+
+_LARGE = 1 << 12  # numbers, from which on several passes take less time than `where`
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
@@ -26,6 +29,20 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     if gpu.used and axes == tuple(range(grad.ndim - 1)):
         return channel_sum(grad).reshape(shape)
     return grad.sum(axis=axes).reshape(shape)
+
+
+def selected(grad: Array, mask: Any) -> Array:
+    """The gradient where the mask holds and 0 elsewhere, also where it is infinite or NaN: 0 times these is NaN.
+
+    Of large arrays all bits of a number are kept, or none: `where` takes twenty times as long.
+    """
+    size = grad.dtype.itemsize
+    if grad.size < _LARGE or size > 8 or (gpu.used and on_gpu(grad)):
+        return array_module(grad).where(mask, grad, grad.dtype.type(0))
+    bits = np.broadcast_to(mask, grad.shape).astype(f"i{size}")
+    np.negative(bits, out=bits)  # 1 becomes -1, which is all ones
+    bits &= grad.view(bits.dtype)
+    return bits.view(grad.dtype)
 
 
 def channel_sum(x: Array) -> Array:

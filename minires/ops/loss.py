@@ -71,9 +71,10 @@ class Linear(Function, operator="linear"):
     def backward(ctx, dy):
         x, w = ctx.saved
         wants_x, wants_w, wants_b = ctx.needs_input_grad
-        rows = dy.reshape(-1, w.shape[1])
+        count = prod(dy.shape[:-1])  # -1 would not do where there are no inputs or no outputs
+        rows = dy.reshape(count, w.shape[1])
         dx = product(dy, w, transpose_b=True) if wants_x else None
-        dw = product(x.reshape(-1, w.shape[0]), rows, transpose_a=True) if wants_w else None
+        dw = product(x.reshape(count, w.shape[0]), rows, transpose_a=True) if wants_w else None
         return dx, dw, channel_sum(rows) if wants_b else None
 
 

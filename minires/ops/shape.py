@@ -55,10 +55,9 @@ class GetItem(Function, operator="getitem"):
 
     @staticmethod
     def forward(ctx, x, *, index):
-        parts = index if isinstance(index, tuple) else (index,)
-        ctx.index = tuple(p.copy() if hasattr(p, "copy") else p for p in parts)  # the caller's list or array may change
+        ctx.index = tuple([_owned(part, x) for part in (index if isinstance(index, tuple) else (index,))])
         ctx.shape = x.shape
-        return x[index]
+        return x[ctx.index]
 
     @staticmethod
     def backward(ctx, dy):
@@ -72,6 +71,14 @@ class GetItem(Function, operator="getitem"):
         else:
             dx[ctx.index] = dy
         return dx
+
+
+def _owned(part, x):
+    """One part of an index, which the caller's list or array may no longer be when the gradient comes."""
+    if hasattr(part, "copy"):
+        return part.copy()
+    is_sequence = hasattr(part, "__len__") and getattr(part, "ndim", 1)  # a range, say, or an array of another library
+    return array_module(x).array(part) if is_sequence and not isinstance(part, tuple) else part
 
 
 def _may_repeat(part):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,13 @@ class _Modes(threading.local):
 modes = _Modes()
 
 
+_LATER = {  # whose body runs after a decorator has returned
+    "generator": inspect.isgeneratorfunction,
+    "coroutine": inspect.iscoroutinefunction,
+    "asynchronous generator": inspect.isasyncgenfunction,
+}
+
+
 class _Switch:
     """Sets one attribute of `modes` inside a ``with`` block or a decorated function, and puts the old value back."""
 
@@ -43,20 +51,22 @@ class _Switch:
     def __init__(self, *misplaced: Any) -> None:
         if misplaced:
             raise TypeError(f"{type(self).__name__} takes no arguments; as a decorator it is @{type(self).__name__}().")
-        self._before: list[bool] = []  # a stack: the same object may be entered again inside itself
+        # by thread; a stack, as the same object may be entered again inside itself
+        self._before: defaultdict[int, list[bool]] = defaultdict(list)
 
     def __enter__(self) -> _Switch:
-        self._before.append(getattr(modes, self.attribute))
+        self._before[threading.get_ident()].append(getattr(modes, self.attribute))
         setattr(modes, self.attribute, self.value)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        setattr(modes, self.attribute, self._before.pop())
+        setattr(modes, self.attribute, self._before[threading.get_ident()].pop())
 
     def __call__(self, function: Callable) -> Callable:
-        if inspect.isgeneratorfunction(function):
+        kind = next((kind for kind, is_one in _LATER.items() if is_one(function)), None)
+        if kind is not None:
             raise TypeError(
-                f"{type(self).__name__} cannot decorate the generator {function.__name__}: its body runs after the "
+                f"{type(self).__name__} cannot decorate the {kind} {function.__name__}: its body runs after the "
                 "decorator has returned. Use a with block inside it."
             )
 

@@ -27,8 +27,8 @@ class Tensor(Operators):
     """An array with a gradient.
 
     Args:
-        data: an array, a number or nested lists.  An array is not copied (`tensor` copies) and keeps its dtype; Python
-            floats become float32, Python integers int64.
+        data: an array, a number or nested lists.  An array is not copied (`tensor` copies) and keeps its dtype, unless
+            its bytes are in another processor's order; Python floats become float32, Python integers int64.
         requires_grad: record what is computed from this tensor, and fill `.grad` on ``backward()``.  Only for floating
             point: a derivative with respect to an integer does not exist.
         dtype: convert to this first.
@@ -48,7 +48,7 @@ class Tensor(Operators):
     __slots__ = ("__weakref__", "_data", "_hooks", "_node", "_requires_grad", "grad")
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None) -> None:
-        if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub":
+        if dtype is None and type(data) is np.ndarray and data.dtype.kind in "fiub" and data.dtype.isnative:
             self._data = data
         else:
             self._data = _as_array(data, dtype)
@@ -436,4 +436,4 @@ def _as_array(data: Any, dtype: Any) -> Array:
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a Tensor holds numbers, not {array.dtype} ({type(data).__name__} was given).")
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

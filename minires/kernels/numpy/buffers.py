@@ -21,7 +21,8 @@ class Shelf:
     """
 
     def __init__(self, most: int) -> None:
-        self._most, self._things, self.memory = most, {}, Scratch()
+        self._most, self.memory = most, Scratch()
+        self._things: dict[Hashable, Any] = {}
         _shelves.append(weakref.ref(self, _shelves.remove))
 
     def get(self, sizes: Hashable, make: Callable[[], Any]) -> Any:
@@ -62,7 +63,8 @@ class Shelves(threading.local):
     """
 
     def __init__(self, most: int) -> None:
-        self._most, self._shelf = most, None
+        self._most = most
+        self._shelf: Shelf | None = None
 
     def take(self) -> Shelf:
         """This thread's shelf."""
