@@ -6,6 +6,7 @@ import pickle
 import threading
 import weakref
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -481,6 +482,46 @@ def test_what_is_known_beforehand_computes_nothing(device):
         return h
 
     function(Things())
+
+
+@pytest.mark.parametrize("held", ["dataclass", "set", "attribute", "closure", "absorbed"])
+def test_nothing_waits_outside_wherever_it_was_put(held):
+    """What computes later would find the next batch in the arrays of this one."""
+    kept = SimpleNamespace()
+
+    @fused
+    def function(t):
+        h = kept.h = t.conv()
+        if held == "absorbed":
+            return F.relu(t.norm(h))
+        made = {"dataclass": lambda: SimpleNamespace(h=h), "set": lambda: {h}, "closure": lambda: lambda: h}
+        return made.get(held, lambda: None)()
+
+    things = Things()
+    output = function(things)
+    assert not kept.h.due
+    assert modes.waiting == []
+    expected = kept.h.numpy().copy()
+    things.x.data[...] = 0
+    np.testing.assert_array_equal(kept.h.numpy(), expected)
+    assert expected.any()
+    del output
+
+
+def test_what_waits_when_a_function_fails_is_forgotten():
+    kept = []
+
+    @fused
+    def function(t, fails):
+        kept.append(t.conv())
+        if fails:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        function(Things(), True)
+    assert modes.waiting == []
+    function(Things(), False)
+    assert [h.due for h in kept] == [True, False]
 
 
 def test_nothing_waits_outside():

@@ -96,14 +96,12 @@ def with_batch_norm(x: Any, gamma: Tensor, beta: Tensor, eps: float, running: An
     window = x.options["window"]
     z, mean, var = kernels.active(pictures.data).conv2d_moments(pictures.data, w.data, None, *window, running)
     options = {"window": window, "z": z, "mean": mean, "var": var, "eps": eps}
-    return x.take_in(ConvBatchNorm, (pictures, w, gamma, beta, None), options)
+    return x.take_in(ConvBatchNorm, 2, (gamma, beta, None), options)
 
 
 def with_fixed_batch_norm(x: Any, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     """A convolution that is due with the batch norm after it, in evaluation and without a record, as one."""
-    pictures, w, _, _ = x.inputs
-    options = {**x.options, "eps": eps}
-    return x.take_in(FoldedBatchNorm, (pictures, w, gamma, beta, mean, var, None), options)
+    return x.take_in(FoldedBatchNorm, 2, (gamma, beta, mean, var, None), {**x.options, "eps": eps})
 
 
 class FoldedBatchNorm(Function):

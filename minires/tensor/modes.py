@@ -24,6 +24,9 @@ class _Modes(threading.local):
     fusing = False  # inside a function decorated with `fused`
     tape: list[Any] | None = None  # where operations are noted to be replayed: (forward, inputs, options, output)
 
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []  # weak references to what waits in a `fused` function
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if self.grad_enabled and not self.anomaly and self.tape is None:

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from math import prod
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -35,14 +36,18 @@ class Pending(Tensor):
 
     __slots__ = ("_like", "absorbed", "arrays", "called", "function", "inputs", "kernels", "options", "recording")
 
-    def __init__(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...],
+        arrays: list[Any] | None = None,
+    ) -> None:  # fmt: skip
         self.function, self.inputs, self.options = function, inputs, options
         # what the inputs hold now; one that is due is computed
-        self.arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
+        self.arrays = arrays or _arrays(inputs)
         self._like = shape, self.arrays[0].dtype
         self.recording, self.kernels = modes.grad_enabled, kernels.chosen()
         self.called = clock.now
         self.absorbed = False
+        modes.waiting.append(ref(self))
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not there yet
         if name not in _FILLED:
@@ -147,7 +152,7 @@ class Pending(Tensor):
         plain(other)  # if that is pending too, it is computed first; and it may be this one, or need it
         if not self.open or self.inputs[-1] is not None:
             return None
-        return self.take_in(self.function, (*self.inputs[:-1], other), self.options)
+        return self.take_in(self.function, len(self.inputs) - 1, (other,), self.options)
 
     def relu(self) -> Tensor:
         """max(x, 0), in the same pass."""
@@ -157,10 +162,11 @@ class Pending(Tensor):
         self.absorbed = True
         return self._result({**self.options, "relu": True})
 
-    def take_in(self, function: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Pending:
-        """What is due and the operation after it, as one."""
+    def take_in(self, function: Any, kept: int, others: tuple[Any, ...], options: dict[str, Any]) -> Pending:
+        """What is due and the operation after it, as one: of its inputs so many, then others."""
         self.check()
-        both = Pending(function, inputs, options, self.shape)
+        arrays = self.arrays[:kept] + _arrays(others)
+        both = Pending(function, self.inputs[:kept] + others, options, self._like[0], arrays)
         self.absorbed = True
         return both
 
@@ -182,6 +188,10 @@ class Pending(Tensor):
                 f"{caller}: this {self.function.__name__} was computed in one pass with the operation after it, so no "
                 "gradient arrives here. Ask before that operation, or turn fusion off with minires.no_fusion()."
             )
+
+
+def _arrays(inputs: tuple[Any, ...]) -> list[Any]:
+    return [x._data if isinstance(x, Tensor) else x for x in inputs]
 
 
 def may_wait() -> bool:
@@ -218,20 +228,22 @@ def fused(function: Callable) -> Callable:
         modes.fusing = True
         try:
             output = function(*args, **kwargs)
+        except BaseException:
+            modes.waiting.clear()
+            raise
         finally:
             modes.fusing = False
-        _settle(output)
+        _settle()
         return output
 
     return inside
 
 
-def _settle(output: Any) -> None:
-    """Nothing waits outside."""
-    if isinstance(output, Tensor):
-        plain(output)
-    elif isinstance(output, dict):
-        _settle(list(output.values()))
-    elif isinstance(output, tuple | list):
-        for one in output:
-            _settle(one)
+def _settle() -> None:
+    """Nothing waits outside: what somebody still holds, in whatever it was put, is computed."""
+    waiting = modes.waiting[:]
+    modes.waiting.clear()
+    for reference in waiting:
+        pending = reference()
+        if pending is not None:
+            plain(pending)
