@@ -10,6 +10,7 @@ import pytest
 import minires
 from minires import Function, Tensor, tensor
 from minires.errors import AnomalyError, ArgumentError, GraphError, ShapeError
+from minires.tensor.operators import OPERATIONS
 from tests.devices import here
 
 
@@ -177,6 +178,39 @@ def test_a_hook_may_remove_itself(x):
     for _ in range(2):
         x.sum().backward()
     assert calls == ["once", "always", "always"]
+
+
+def test_a_hook_that_is_there_twice_is_taken_off_once(x):
+    calls = []
+    hook = lambda g: calls.append(g.copy())
+    remove, _ = x.register_hook(hook), x.register_hook(hook)
+    remove()
+    remove()
+    x.sum().backward()
+    assert len(calls) == 1
+
+
+def test_what_is_retained_is_what_comes_of_all_hooks(x):
+    y = x * 2.0
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10)
+    y.retain_grad()
+    y.register_hook(lambda g: g + 1)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.grad, np.full(y.shape, 11.0))
+
+
+def test_a_function_that_changes_another_ones_backward_need_not_give_new_arrays():
+    class Same(OPERATIONS["linear"]):
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, None, None
+
+    x, w = Tensor(np.ones((2, 2)), requires_grad=True), Tensor(np.eye(2))
+    upstream = here(np.ones((2, 2)))
+    Same.apply(x, w, None).backward(upstream)
+    upstream[0] = 5
+    np.testing.assert_array_equal(x.grad, np.ones((2, 2)))
 
 
 # -- switches ---------------------------------------------------------------------------------------------------------

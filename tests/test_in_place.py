@@ -1,5 +1,6 @@
 """Changing a tensor in place: what is allowed, what is refused, and what backward notices afterwards."""
 
+import gc
 import operator
 import threading
 
@@ -10,7 +11,8 @@ import minires
 from minires import Tensor, tensor
 from minires import functional as F
 from minires.errors import GraphError, ShapeError
-from minires.tensor.node import _bounds, clock
+from minires.tensor import graph
+from minires.tensor.node import clock
 from tests.devices import here
 
 
@@ -181,7 +183,7 @@ class Noted:
     """A lock that notes what the clock says when it is taken and when it is left."""
 
     def __init__(self):
-        self.lock, self.seen = clock._lock, []
+        self.lock, self.seen = clock.lock, []
 
     def __enter__(self):
         self.lock.acquire()
@@ -194,14 +196,14 @@ class Noted:
 
 def test_a_change_is_counted_while_nobody_else_counts(monkeypatch):
     noted, before = Noted(), clock.now
-    monkeypatch.setattr(clock, "_lock", noted)
+    monkeypatch.setattr(clock, "lock", noted)
     clock.note(np.zeros(3))
     assert noted.seen == [before, before + 1]
 
 
 def test_what_interrupts_a_change_may_change_something_itself():
     before = clock.now
-    with clock._lock:  # as a signal handler finds it
+    with clock.lock:  # as a signal handler finds it
         clock.note(np.zeros(3))
     assert clock.now == before + 1
 
@@ -219,9 +221,53 @@ def test_changes_in_many_threads_are_all_counted():
 
 def test_changes_of_many_parts_are_remembered_as_one():
     a, before = np.zeros(1000), clock.now
-    outside = np.zeros(1000)
-    clock._changes[id(a)] = {_bounds(outside): before, (0, 1): before}  # of memory that had this id before
     for i in range(100, 300, 2):
         clock.note(a[i : i + 1])
+        assert len(clock._changes[id(a)]) <= 64
     for part, changed in ((a[100:101], True), (a[298:299], True), (a[:99], False), (a[301:], False)):
         assert clock.changed([part], before) == changed
+
+
+def test_parts_that_touch_each_other_are_remembered_as_one_and_others_by_themselves():
+    a, before = np.zeros((200, 4)), clock.now
+    for i in (199, *range(70)):
+        clock.note(a[i])
+    for rows, changed in ((a[69], True), (a[199], True), (a[150], False), (a[70:199], False), (a[:1], True)):
+        assert clock.changed([rows], before) == changed
+    assert not clock.changed([a[:70]], clock.now)
+
+
+def test_changes_of_memory_that_is_gone_are_forgotten():
+    known = len(clock._changes), len(clock._alive)
+    arrays = [np.zeros(3) for _ in range(1000)]
+    for a in arrays:
+        clock.note(a[:2])
+    assert len(clock._changes) >= 1000
+    del arrays, a
+    gc.collect()
+    assert len(clock._changes) <= known[0]
+    assert len(clock._alive) <= known[1]
+
+
+@pytest.mark.host_only("the buffer is on the host")
+def test_a_change_is_seen_through_whatever_looks_at_a_buffer():
+    """Two arrays of one `bytearray` have nothing in common but that."""
+    buffer = bytearray(32)
+    c, d = (Tensor(np.frombuffer(buffer)) for _ in range(2))
+    x = Tensor(np.arange(4.0), requires_grad=True)
+    y = x * c
+    d += 1
+    with pytest.raises(GraphError, match="was changed in place"):
+        y.backward(np.ones(4))
+
+
+def test_a_gradient_is_added_while_no_other_thread_adds_to_it(monkeypatch):
+    noted, seen = Noted(), []
+    w = Tensor(np.ones(3), requires_grad=True)
+    (w * 1.0).sum().backward()
+    monkeypatch.setattr(clock, "lock", noted)
+    adding = lambda a, b: (seen.append(len(noted.seen)), graph.added(a, b))[1]
+    monkeypatch.setitem(Tensor._accumulate.__globals__, "added", adding)  # the module's name is that of a function
+    (w * 2.0).sum().backward()
+    assert seen == [1]  # taken, and not yet left
+    np.testing.assert_array_equal(w.grad, np.full(3, 3.0))

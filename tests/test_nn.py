@@ -9,7 +9,7 @@ import pytest
 import minires
 from minires import Tensor, nn, tensor
 from minires import functional as F
-from minires.errors import CheckpointError, GraphError
+from minires.errors import ArgumentError, CheckpointError, GraphError
 
 
 class Block(nn.Module):
@@ -283,6 +283,32 @@ def test_a_deep_copy_is_a_model_of_its_own(net):
     shared[1].weight = shared[0].weight
     twin = copy.deepcopy(shared)
     assert twin[1].weight is twin[0].weight
+
+
+def test_astype_keeps_hooks_and_refuses_what_has_no_gradients(net):
+    calls = []
+    weight = next(net.parameters())
+    weight.register_hook(lambda g: calls.append(g.dtype))
+    before = [p.dtype for p in net.parameters()]
+    with pytest.raises(ArgumentError, match="astype: expected a dtype of floating point, got int32"):
+        net.astype("int32")
+    assert [p.dtype for p in net.parameters()] == before
+    net.astype("float64")
+    weight.sum().backward()
+    assert calls == [np.float64]
+    assert weight.requires_grad
+
+
+def test_apply_visits_a_module_that_stands_in_two_places_once():
+    layer, visited = nn.ReLU(), []
+    both = nn.Sequential(layer, nn.Sequential(layer))
+    both.apply(visited.append)
+    assert visited == [layer, both[1], both]
+
+
+def test_a_buffer_does_not_hide_a_method():
+    with pytest.raises(AttributeError, match="train: that is a method of every module, which a buffer"):
+        nn.Module().register_buffer("train", np.zeros(1))
 
 
 def test_astype_converts_all_that_is_floating(net):

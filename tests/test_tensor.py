@@ -250,6 +250,9 @@ def test_numpy_may_read_only_what_needs_no_gradient():
         np.asarray(x)
     assert x.numpy() is x.data
     assert np.asarray(x.detach()) is x.data
+    assert x.detach().__array__(copy=False) is x.data
+    with pytest.raises(ValueError, match="a tensor of float32 cannot be an array of float64 without a copy"):
+        x.detach().__array__(np.float64, copy=False)
     assert np.array(x.detach(), dtype="float64").dtype == np.float64
     assert not np.shares_memory(np.array(x.detach()), x.data)
 

@@ -969,7 +969,7 @@ def fork(where=lambda fork: fork()):
 print("idle", fork())
 
 def hold(part):  # a thread that holds every lock there is, in the middle of its work
-    with memory._store._lock, threads._lock, settings._lock, clock._lock:
+    with memory._store._lock, threads._lock, settings._lock, clock.lock:
         inside.set()
         leave.wait()
 

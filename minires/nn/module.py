@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import asnumpy, check_device, host_copy, on_gpu, to_device
-from ..errors import CheckpointError
+from ..errors import ArgumentError, CheckpointError
 from ..tensor import Tensor, as_tensor
+from ..tensor.graph import remover
 
 
 class Parameter(Tensor):
@@ -64,7 +65,7 @@ class Module:
             a function that takes the hook off again.
         """
         self._hooks.append(hook)
-        return lambda: self._hooks.remove(hook) if hook in self._hooks else None
+        return remover(self._hooks, hook)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 
@@ -82,17 +83,21 @@ class Module:
             and (isinstance(value, Tensor | np.ndarray) or on_gpu(value))
         ):
             kind, value = Tensor, as_tensor(value)
-        if kind is not None and hasattr(Module, name):
-            raise AttributeError(
-                f"{type(self).__name__}.{name}: that is a method of every module, which a {type(value).__name__} of "
-                "this name would hide. Choose another name."
-            )
+        if kind is not None:
+            self._check_name(name, type(value).__name__)
         if self._kinds.get(name) is not kind and self._kinds.pop(name, None) is not None:
             self.__dict__.pop(name, None)
         if kind is None:
             object.__setattr__(self, name, value)
         else:
             self.__dict__[name], self._kinds[name] = value, kind
+
+    def _check_name(self, name: str, what: str) -> None:
+        if hasattr(Module, name):
+            raise AttributeError(
+                f"{type(self).__name__}.{name}: that is a method of every module, which a {what} of this name would "
+                "hide. Choose another name."
+            )
 
     def _own(self, kind: type) -> list[tuple[str, Any]]:
         found = [(name, self.__dict__.get(name)) for name, k in list(self._kinds.items()) if k is kind]
@@ -120,6 +125,7 @@ class Module:
 
     def register_buffer(self, name: str, value: Any) -> None:
         """Keep a tensor that is saved with the module but not learned, such as a running mean."""
+        self._check_name(name, "buffer")
         self.__dict__[name], self._kinds[name] = value if isinstance(value, Tensor) else Tensor(value), Tensor
 
     # -- what is inside -----------------------------------------------------------------------------------------------
@@ -200,10 +206,17 @@ class Module:
             t.data = t.data  # an in-place change: a graph that saved the old values must not use the new ones
 
     def astype(self, dtype: Any) -> Module:
-        """Convert all parameters and buffers, in place; gradients are dropped."""
+        """Convert all parameters and buffers of floating point, in place; gradients are dropped.
+
+        Raises:
+            ArgumentError: the dtype is none of floating point.
+        """
+        dtype = np.dtype(dtype)
+        if dtype.kind != "f":
+            raise ArgumentError(f"astype: expected a dtype of floating point, got {dtype}; others have no gradients.")
         for _, t in (*self.named_parameters(), *self.named_buffers()):
             if t.dtype.kind == "f":
-                t.__init__(t.data.astype(dtype), t.requires_grad)  # type: ignore[misc]
+                t._convert(dtype)
         return self
 
     def to(self, device: str) -> Module:
@@ -241,11 +254,16 @@ class Module:
         return self.train(False)
 
     def apply(self, function: Callable[[Module], Any]) -> Module:
-        """Call ``function`` on every module inside, innermost first, and on this one."""
-        for _, module in self.named_children():
-            module.apply(function)
-        function(self)
+        """Call ``function`` once on every module inside, innermost first, and on this one."""
+        self._apply(function, set())
         return self
+
+    def _apply(self, function: Callable[[Module], Any], seen: set[int]) -> None:
+        seen.add(id(self))
+        for _, module in self.named_children():
+            if id(module) not in seen:
+                module._apply(function, seen)
+        function(self)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

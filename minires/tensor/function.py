@@ -56,8 +56,8 @@ class Function:
     def __init_subclass__(cls, operator: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.operator = operator or cls.__name__
-        if "backward" in vars(cls) and "streams" not in vars(cls):
-            cls.streams = False  # another backward pass than that of the base class
+        if "backward" in vars(cls):  # another one than that of the base class, of which nothing is known
+            cls.streams, cls.fresh = vars(cls).get("streams", False), vars(cls).get("fresh", False)
         if operator is not None:
             if operator in OPERATIONS:
                 raise ArgumentError(f"{cls.__name__}: the operator {operator!r} is taken by {OPERATIONS[operator]}.")

@@ -101,6 +101,17 @@ def run_hooks(hooks: list[Callable] | None, grad: Array) -> Array:
     return grad
 
 
+def remover(hooks: list[Callable], hook: Callable) -> Callable[[], None]:
+    """A function that takes a hook off the list, once: the same one may be there for somebody else, too."""
+    left = [hook]
+
+    def remove() -> None:
+        if left and left.pop() in hooks:
+            hooks.remove(hook)
+
+    return remove
+
+
 def _count_uses(root: Node | Tensor) -> dict[Node | Tensor, int]:
     """How often each node and leaf below ``root`` is an input of an operation below ``root``."""
     uses: dict[Node | Tensor, int] = {root: 0}

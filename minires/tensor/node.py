@@ -6,10 +6,12 @@ gradients go next.  References point from the loss towards the leaves and never 
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ def storage(array: Array) -> Any:
     """The object that owns an array's memory, or the memory of which it is a part."""
     while (base := getattr(array, "base", None)) is not None:  # a Function may save a plain number too
         array = base
-    return array
+    return array.obj if isinstance(array, memoryview) else array
 
 
 def _bounds(array: Array) -> tuple[int, int]:
@@ -50,31 +52,36 @@ class _Clock:
         self.now = 0
         # by the id of a memory: its parts that were changed, each from one address to another, and when that was last
         self._changes: dict[int, dict[tuple[int, int], int]] = {}
+        self._alive: dict[int, Any] = {}  # what forgets them when that memory is no more
         self.renew_lock()
 
     def renew_lock(self) -> None:
         """After a fork: another thread may have held it."""
-        self._lock = threading.RLock()  # what a signal handler changes may interrupt a note
+        self.lock = threading.RLock()  # what a signal handler changes may interrupt a note
 
     def tick(self) -> None:
         """A tensor has another array now; no memory has changed."""
-        with self._lock:
+        with self.lock:
             self.now += 1
 
     def note(self, array: Array) -> None:
         """The array is changed in place now."""
         memory, part = storage(array), _bounds(array)
-        with self._lock:  # or else the clock might be set back by another thread
+        with self.lock:  # or else the clock might be set back by another thread
             self.now += 1
-            parts = self._changes.setdefault(id(memory), {})
+            parts = self._changes.get(id(memory))
+            if parts is None:
+                parts = self._changes[id(memory)] = self._parts_of(memory)
             parts[part] = self.now
             if len(parts) > _PARTS:
-                known = list(parts)
-                if isinstance(memory, np.ndarray):  # without those of another that had this id before
-                    first, last = _bounds(memory)
-                    known = [(low, high) for low, high in known if first <= low and high <= last] or [part]
-                whole = min(low for low, _ in known), max(high for _, high in known)
-                self._changes[id(memory)] = {whole: self.now}
+                self._changes[id(memory)] = _merged(parts)
+
+    def _parts_of(self, memory: Any) -> dict[tuple[int, int], int]:
+        """No parts yet, of a memory that was not known; they are forgotten when it is gone."""
+        key = id(memory)
+        with contextlib.suppress(TypeError):  # of bytes and the like nobody can be told
+            self._alive[key] = weakref.ref(memory, lambda _: (self._changes.pop(key, 0), self._alive.pop(key, 0)))
+        return {}
 
     def changed(self, arrays: Iterable[Array], then: int) -> bool:
         """Whether one of these arrays, there since ``then``, was changed since, through whatever view of its memory.
@@ -90,6 +97,19 @@ class _Clock:
         return False
 
 
+def _merged(parts: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """Parts that touch each other made one; all of them, if they are still too many."""
+    merged: list[tuple[int, int, int]] = []
+    for (first, last), when in sorted(parts.items()):
+        if merged and first <= merged[-1][1]:
+            low, high, before = merged.pop()
+            first, last, when = low, max(high, last), max(before, when)
+        merged.append((first, last, when))
+    if 2 * len(merged) > _PARTS:
+        merged = [(merged[0][0], max(high for _, high, _ in merged), max(when for _, _, when in merged))]
+    return {(first, last): when for first, last, when in merged}
+
+
 clock = _Clock()
 
 if hasattr(os, "register_at_fork"):
@@ -102,6 +122,8 @@ class Node:
     Attributes:
         needs_input_grad: for each input, whether its gradient is wanted; ask before computing it.
         saved: the arrays given to `save_for_backward`, checked to be as they were.
+
+    The other names in ``__slots__`` are the engine's own, not for what a Function keeps.
     """
 
     # __dict__ is there for what a Function keeps beside its arrays: ctx.axis = axis

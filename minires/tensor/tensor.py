@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import Array, array_module, asnumpy, device_of, gpu, on_gpu, on_one_device, to_device
 from ..errors import DeviceError, GraphError, ShapeError
-from .graph import added, run_hooks, walk
+from .graph import added, remover, run_hooks, walk
 from .modes import modes
 from .node import Node, clock
 from .operators import OPERATIONS, Operators, both_plain, operands, plain, plain_index
@@ -173,6 +173,8 @@ class Tensor(Operators):
         if on_gpu(self._data):
             raise TypeError("this tensor is on cuda and NumPy would copy it to the host in silence. Write t.numpy().")
         array = np.asarray(self._data, dtype=dtype)
+        if copy is False and array is not self._data:
+            raise ValueError(f"a tensor of {self.dtype} cannot be an array of {array.dtype} without a copy.")
         return array.copy() if copy else array
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -251,10 +253,11 @@ class Tensor(Operators):
                         f"backward: a tensor of shape {self.shape} is on {self.device}, but {what} on "
                         f"{device_of(array)}. Move a model before the forward pass, not between it and backward()."
                     )
-        if self.grad is not None:
-            self.grad = added(self.grad, grad)
-        else:
-            self.grad = grad if fresh and grad.flags.c_contiguous else grad.copy(order="C")
+        with clock.lock:  # another thread's backward pass may come to the same leaf
+            if self.grad is not None:
+                self.grad = added(self.grad, grad)
+            else:
+                self.grad = grad if fresh and grad.flags.c_contiguous else grad.copy(order="C")
 
     def register_hook(self, hook: Callable[[Array], Array | None]) -> Callable[[], None]:
         """Call ``hook(grad)`` when this tensor's gradient is known; what it returns, if anything, replaces it.
@@ -270,14 +273,14 @@ class Tensor(Operators):
         name = "_hooks" if self._node is None else "hooks"
         hooks = getattr(holder, name) or []
         setattr(holder, name, hooks)
-        hooks.append(hook)
-        return lambda: hooks.remove(hook) if hook in hooks else None
+        retained = self._node is not None and "_retained" in self._node.__dict__
+        hooks.insert(len(hooks) - retained, hook)  # what is retained is what comes of all hooks
+        return remover(hooks, hook)
 
     def retain_grad(self) -> None:
         """Keep `.grad` of this tensor too, although it is not a leaf."""
-        if self._node is None or "retained" in self._node.__dict__:
-            return  # a leaf does so anyway
-        self._node.__dict__["retained"] = True  # asked twice, the gradient is still to be counted once
+        if self._node is None or "_retained" in self._node.__dict__:
+            return  # a leaf does so anyway; asked twice, the gradient is still to be counted once
         reference = weakref.ref(self)  # a strong one would be a cycle: tensor -> node -> hook -> tensor
 
         def keep(grad: Array) -> None:
@@ -286,6 +289,12 @@ class Tensor(Operators):
                 tensor.grad = grad.copy() if tensor.grad is None else added(tensor.grad, grad)
 
         self.register_hook(keep)
+        self._node.__dict__["_retained"] = True
+
+    def _convert(self, dtype: Any) -> None:
+        """Convert a leaf, in place; its gradient is dropped."""
+        self._data, self.grad = self._data.astype(dtype), None
+        clock.tick()
 
     def _move(self, device: str) -> None:
         """Put a leaf and its gradient on a device, in place; what a graph saved of it is as it was."""
